@@ -25,19 +25,23 @@ class Measurements:
         path: the CSV file.
         keys: columns that tell one run from another.
         values: columns that were measured.
+        added: columns that the first rows lack, with what they held then.
 
     Raises:
         PolicyKDError: the file holds another experiment.
     """
 
-    def __init__(self, path: Path, keys: Sequence[str], values: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, keys: Sequence[str], values: Sequence[str], added: Mapping[str, str] | None = None
+    ) -> None:
         self.path, self.keys, self.columns = path, tuple(keys), (*keys, *values)
         self.rows: list[dict[str, str]] = []
         if path.exists():
             with open(path, encoding="utf-8", newline="") as file:
                 reader = csv.DictReader(file)
-                self.rows = list(reader)
-            if tuple(reader.fieldnames or ()) != self.columns:
+                self.rows = [{**(added or {}), **row} for row in reader]
+            first = tuple(name for name in self.columns if name not in (added or {}))
+            if tuple(reader.fieldnames or ()) not in (self.columns, first):
                 raise PolicyKDError(f"measurements: {path} has other columns: move it away, or choose another folder")
 
     def has(self, **key: object) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from classifiers import CLASSES, FAST, SIZE, net, problem, same, weights
+from classifiers import CLASSES, FAST, FEATURES, SIZE, net, problem, same, weights
 from torch import nn
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
@@ -256,6 +256,33 @@ def test_labels_alone_need_a_label():
         with pytest.raises(PolicyKDError, match="labels: all are -100, no label, and this method learns from labels"):
             made.fit(none)
     assert distiller().fit(none).n_updates > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "without"),
+    [
+        ("rid", {}, None),
+        ("disk", {}, None),
+        ("ted", {}, {"filter_epochs": 0}),
+        ("reaugkd", {}, {"projection_epochs": 0}),
+        ("hinton", {"warm_up_epochs": 1}, {"warm_up_epochs": 0}),
+    ],
+)
+def test_helpers_and_a_warm_up_that_learn_from_labels_need_one(method, settings, without):
+    """The filters, guides and projections would stay as they were drawn, without a word."""
+    none = INPUTS, torch.full_like(LABELS, -100)
+    features = {} if method in ("hinton", "disk") else FEATURES
+
+    def made(changes):
+        config = {**FAST, **features, "epochs": 2, **changes}
+        return Distiller(net(8), net(16), method=method, config=config, device="cpu")
+
+    with pytest.raises(PolicyKDError, match="labels: all are -100, no label, and this method learns from labels: give"):
+        made(settings).fit(none)
+    one_each = INPUTS, LABELS.where(torch.arange(len(LABELS)) < 8, -100)
+    assert made(settings).fit(one_each).n_updates > 0
+    if without is not None:
+        assert made(without).fit(none).n_updates > 0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -14,10 +15,12 @@ import torch
 from experiments import measurements
 from experiments.classification import run
 from experiments.measurements import Measurements, interval, mean_std
-from experiments.teacher_student import zoo
+from experiments.teacher_student import methods, retention, zoo
+from policykd import DualStudent
 from policykd.benchmark.documents import publish
 from policykd.classification.data.mnist_5k import FILE, find_mnist_5k, load_mnist_5k
 from policykd.core.errors import PolicyKDError
+from policykd.teachers import Teacher
 
 KEYS, VALUES = ("seed", "method"), ("accuracy",)
 
@@ -53,6 +56,71 @@ def test_a_table_of_students_of_the_zoo_is_of_one_budget(tmp_path):
     assert "100,000 environment steps" in (tmp_path / "zoo.md").read_text(encoding="utf-8")
     with pytest.raises(PolicyKDError, match="is no folder"):  # there is none of that budget, so they are trained
         zoo.run(dataclasses.replace(options, total_timesteps=50_000))
+
+
+def test_a_column_that_the_first_rows_lack_is_added_with_the_next(tmp_path):
+    path = tmp_path / "rows.csv"
+    Measurements(path, KEYS, VALUES).add({"seed": 0, "method": "rid", "accuracy": 0.5})
+    rows = Measurements(path, KEYS, (*VALUES, "budget"), {"budget": "7"})
+    assert rows.missing((0, 1), budget=7) == (1,) and rows.missing((0,), budget=8) == (0,)
+    rows.add({"seed": 1, "method": "rid", "accuracy": 1.0, "budget": 8})
+    assert path.read_text(encoding="utf-8") == "seed,method,accuracy,budget\n0,rid,0.5,7\n1,rid,1,8\n"
+    assert len(Measurements(path, KEYS, (*VALUES, "budget"), {"budget": "7"}).where(budget=8)) == 1
+    with pytest.raises(PolicyKDError, match="has other columns"):
+        Measurements(path, KEYS, VALUES)
+
+
+def test_a_check_of_a_longer_run_is_not_the_end_of_a_shorter_one(tmp_path, monkeypatch, capsys):
+    """Its learning rate was still high; and a table is of one budget."""
+    asked = []
+
+    def cell(options, name, variant, seeds):
+        asked.append((options.total_timesteps, seeds))
+        row = {**dict.fromkeys(retention.VALUES, options.total_timesteps / 1e6), "teacher": name, "variant": variant}
+        checks = [options.total_timesteps * check // retention.CHECKS for check in range(1, retention.CHECKS + 1)]
+        return [{**row, "steps": steps, "seed": seed} for steps in checks for seed in seeds]
+
+    monkeypatch.setattr(retention, "cell", cell)
+    options = {"out": tmp_path, "page": tmp_path / "none.md", "names": ("TQC Hopper",), "variants": ("default",)}
+    for total, seeds in ((500_000, (0, 1)), (100_000, (0, 1)), (100_000, (0, 1, 2))):
+        retention.main(retention.Options(**options, total_timesteps=total, seeds=seeds))
+    assert asked == [(500_000, (0, 1)), (100_000, (0, 1)), (100_000, (2,))]
+    retention.main(retention.Options(**options, report=True))
+    assert "| 0.100 ± 0.000 | 0.100 |" in capsys.readouterr().out.splitlines()[-2]
+
+
+def test_committed_rows_of_what_students_keep_are_read():
+    folder = Path(__file__).parents[1] / "results/teacher_student"
+    kept = Measurements(folder / "retention.csv", retention.KEYS, retention.VALUES, retention.ADDED)
+    assert kept.missing(range(5), teacher="TQC Hopper", variant="default", total_timesteps=100_000) == ()
+    rows = Measurements(folder / "methods.csv", methods.KEYS, methods.VALUES, methods.ADDED)
+    assert rows.missing(range(5), task="Hopper-v5", condition="8x8 student", method="bc", steps=100_000) == ()
+
+
+def test_rows_of_methods_say_whose_they_are_and_mix_no_agents(tmp_path, monkeypatch):
+    task, budget = "PolicyKD/PointReach-v0", {"total_timesteps": 8}
+    agents = [tmp_path / f"{seed}.safetensors" for seed in (0, 1)]
+    for seed, file in enumerate(agents):
+        DualStudent(task, peers=1, method="independent", seeds=(seed,), config={"net_arch": (4,)}).save(file)
+    monkeypatch.setattr(methods, "TASKS", {task: "an agent"})
+    one = {"task": task, "return": 1.0, "teacher_return": 2.0, "random_return": 0.0, "seconds": 1.0}
+    monkeypatch.setattr(
+        methods,
+        "cell",
+        lambda options, condition, task, method, source: [
+            {**one, "condition": condition, "method": method, "seed": seed} for seed in options.seeds
+        ],
+    )
+    options = methods.Options(out=tmp_path / "out", tasks=(task,), methods=("bc",), conditions=("8x8 student",))
+    for agent, changes in ((0, budget), (0, {**budget, "seeds": (0, 5)}), (1, {"total_timesteps": 9})):
+        monkeypatch.setattr(methods, "teacher_of", lambda *_, agent=agent: (task, agents[agent]))
+        methods.run(dataclasses.replace(options, **changes))
+    rows = pd.read_csv(tmp_path / "out" / "methods.csv", dtype=str)
+    assert rows.groupby("steps")["teacher"].nunique().tolist() == [1, 1] and rows["teacher"].nunique() == 2
+    with pytest.raises(PolicyKDError, match=r"at 8 steps in .* are of [0-9a-f]{12}: give that agent, or choose"):
+        methods.run(dataclasses.replace(options, **budget, seeds=(6,)))
+    with pytest.raises(PolicyKDError, match="cannot be disturbed: choose other --conditions"):  # it would stay intact
+        methods.disturbed(Teacher.load(agents[0], task), seed=1)
 
 
 def test_rows_of_another_experiment_are_left_alone(tmp_path):

@@ -5,6 +5,7 @@ there, so that it can be stopped and started again. --report makes the tables fr
 policykd[benchmark]).
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -70,7 +71,13 @@ class Erring(Weakened):
 
 
 def disturbed(teacher: Teacher, seed: int, scale: float = 0.05) -> Teacher:
-    """Gaussian noise on every weight, of ``scale`` times the deviation of its tensor."""
+    """Gaussian noise on every weight, of ``scale`` times the deviation of its tensor.
+
+    Raises:
+        PolicyKDError: the teacher shows no weights, as an agent of policykd's own: it would stay intact.
+    """
+    if not teacher.parameters():
+        raise PolicyKDError(f"teachers: the weights of {teacher.source} cannot be disturbed: choose other --conditions")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in teacher.parameters():
@@ -98,7 +105,9 @@ CONDITIONS: dict[str, Condition] = {
 }
 """What is made of the teacher, and the student's settings; students are 64x64 where nothing is said."""
 KEYS = ("task", "condition", "method", "seed")
-VALUES = ("return", "teacher_return", "intact_return", "random_return", "steps", "seconds")
+VALUES = ("return", "teacher_return", "intact_return", "random_return", "steps", "seconds", "teacher")
+ADDED = {"teacher": ""}
+"""Rows that were written before its column do not say which agent was their teacher."""
 
 
 @dataclass
@@ -133,7 +142,7 @@ def run(options: Options) -> None:
     check_names("methods", options.methods, dict.fromkeys(METHODS))
     check_names("conditions", options.conditions, CONDITIONS)
     check_names("tasks", options.tasks, TASKS)
-    rows = Measurements(options.out / "methods.csv", KEYS, VALUES)
+    rows = Measurements(options.out / "methods.csv", KEYS, VALUES, ADDED)
     if options.report:
         report(rows.where(), options.out / "methods.md")
         return
@@ -141,17 +150,36 @@ def run(options: Options) -> None:
     every = product(options.conditions, options.methods, options.tasks)
     missing = {(c, t, m): rows.missing(options.seeds, task=t, condition=c, method=m, **budget) for c, m, t in every}
     cells = [cell for cell, seeds in missing.items() if seeds]
-    intact: dict[str, float] = {}
+    intact: dict[str, dict[str, Any]] = {}
     for number, (condition, task, method) in enumerate(cells[: options.max_cells]):
         _, source = teacher_of(options.teachers, options.own, TASKS[task])
         if not source.exists():
             raise PolicyKDError(f"teachers: {source} is not there; say where the zoo's agents are with --teachers")
         if task not in intact:
-            intact[task] = Teacher.load(source, task).score(task, 10, seed=0).mean
+            identity = check_teacher(rows, source, task, options.total_timesteps)
+            score = Teacher.load(source, task).score(task, 10, seed=0)
+            intact[task] = {"intact_return": score.mean, "teacher": identity}
         found = cell(replace(options, seeds=missing[condition, task, method]), condition, task, method, source)
-        rows.add(*({**row, "intact_return": intact[task], **budget} for row in found))
+        rows.add(*({**row, **intact[task], **budget} for row in found))
         returns = ", ".join(f"{row['return']:.0f}" for row in found)
         say(f"{number + 1}/{len(cells)} {task}, {condition}, {method}: {returns} of {found[0]['teacher_return']:.0f}")
+
+
+def check_teacher(rows: Measurements, source: Path, task: str, steps: int) -> str:
+    """The digest of an agent's file, which identifies it in its rows.
+
+    Raises:
+        PolicyKDError: the rows of this task and budget are of another agent: their ratios are not comparable.
+    """
+    files = [source] if source.is_file() else sorted(source.rglob("*.zip"))
+    identity = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    of_table = [row for row in rows.rows if (row["task"], row["steps"]) == (task, str(steps))]
+    if others := {row["teacher"] for row in of_table} - {identity, ""}:
+        raise PolicyKDError(
+            f"teachers: {source} is agent {identity}, but the rows of {task} at {steps:,} steps in {rows.path} are of "
+            f"{', '.join(sorted(others))}: give that agent, or choose another --out"
+        )
+    return identity
 
 
 def cell(options: Options, condition: str, task: str, method: str, source: Path) -> list[dict[str, Any]]:

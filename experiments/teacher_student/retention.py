@@ -53,8 +53,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
 AVERAGED = "averaged weights"
 SHARE, ROUND = 0.1, 1_000
 """Part of the new weights in their moving average, at least, and after how many steps of a student it takes them."""
-KEYS = ("teacher", "variant", "steps", "seed")
+KEYS = ("teacher", "variant", "total_timesteps", "steps", "seed")
 VALUES = ("retention", "teacher_return_here", "return_min", "teacher_return_min", "falls", "teacher_falls")
+ADDED = {"total_timesteps": "100000"}
+"""The budget of rows that were written before its column."""
 CHECKS = 5
 
 
@@ -88,13 +90,14 @@ def main(options: Options) -> None:
     """Run what is missing, then write the table."""
     check_names("names", options.names, dict.fromkeys(TEACHERS))
     check_names("variants", options.variants, VARIANTS)
-    rows = Measurements(options.out / "retention.csv", KEYS, VALUES)
+    rows = Measurements(options.out / "retention.csv", KEYS, VALUES, ADDED)
+    budget = {"total_timesteps": options.total_timesteps}
     for variant in () if options.report else options.variants:
         for name in options.names:
-            if seeds := rows.missing(options.seeds, teacher=name, variant=variant, steps=options.total_timesteps):
-                rows.add(*cell(options, name, variant, seeds))
-                say(table(rows.where()))
-    text = table(rows.where())
+            if seeds := rows.missing(options.seeds, teacher=name, variant=variant, **budget):
+                rows.add(*({**row, **budget} for row in cell(options, name, variant, seeds)))
+                say(table(rows.where(**budget)))
+    text = table(rows.where(**budget))
     publish(text, options.page, "retention table")
     print(text)
 

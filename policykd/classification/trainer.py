@@ -85,7 +85,8 @@ class Trainer:
         """
         training, plan = self.training, self.training.plan
         if training.passes == len(plan):
-            log.warning("fit: all %d epochs are over: nothing was trained; for more, make a Distiller", training.epochs)
+            over = f"all {training.epochs} epochs are over: nothing was trained"
+            log.warning("fit: %s; for more, begin a new run (in Python, make a Distiller)", over)
         with tqdm(
             total=len(plan) * self.steps_per_pass or None,
             initial=training.passes * self.steps_per_pass,
@@ -220,8 +221,8 @@ class Trainer:
                 "or use hinton with alpha=1 and no warm_up_epochs"
             )
         learning = nn.ModuleList([training.student, method])
-        taught = training.kind.uses_teacher
-        check_batches(batches, training.adaptor, labels, student.logits, learning, looks, taught)
+        needs = method.needs_labels or config.warm_up_epochs > 0
+        check_batches(batches, training.adaptor, labels, student.logits, learning, looks, needs)
         share_state(self.accelerator, training.student, method)
         return method
 

@@ -42,7 +42,7 @@ def check_batches(
     logits: Tensor,
     learning: nn.Module,
     labelled: bool,
-    taught: bool,
+    needs_labels: bool,
 ) -> None:
     """Refuse training data that would fail later, or from which nothing can be learned.
 
@@ -53,7 +53,7 @@ def check_batches(
         logits: the student's logits for the first batch.
         learning: a module that contains all trained modules.
         labelled: whether the loss uses labels.
-        taught: whether the loss uses a teacher.
+        needs_labels: whether the student, or a helper, can learn from labels only.
 
     Raises:
         PolicyKDError: labels are not classes, all the same, or all missing; or batch norm would get a batch of one
@@ -66,8 +66,11 @@ def check_batches(
         labels = split_batch(arrays)[1]
         known = whole_labels(labels, len(arrays[0]), logits.shape[1])
         present = known[known != UNLABELLED].unique()
-        if labels is not None and not len(present) and not taught:
-            raise PolicyKDError(f"labels: all are {UNLABELLED}, no label, and this method learns from labels alone")
+        if labels is not None and not len(present) and needs_labels:
+            raise PolicyKDError(
+                f"labels: all are {UNLABELLED}, no label, and this method learns from labels: give some, or use hinton "
+                "without warm_up_epochs, which then learns from the teacher alone"
+            )
         if labelled and labels is not None and len(present) == 1:
             raise PolicyKDError(f"labels: all examples are of class {int(present)}: there is nothing to tell apart")
     normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in learning.modules())

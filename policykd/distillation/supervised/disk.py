@@ -115,6 +115,11 @@ class DiSK(Method):
             )
         self.guide = Guide(as_map(seen).shape[1], config.guide_width)
 
+    @property
+    def needs_labels(self) -> bool:
+        """Only labels bound the guide's help: without any it helps everywhere."""
+        return True
+
     def passes(self, epochs: int) -> list[Phase]:
         """First the guide alone, then both alternately for the given epochs of the student."""
         plan = [GUIDE] * self.config.guide_warm_up_epochs

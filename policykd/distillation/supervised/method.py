@@ -89,6 +89,11 @@ class Method(nn.Module):
         """Whether the loss uses labels."""
         return True
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the student, or a helper, can learn from labels only."""
+        return not self.uses_teacher
+
     def plan(self, config: TrainingConfig) -> list[Phase]:
         """The phases of all passes over the data, in order."""
         warm = config.warm_up_epochs

@@ -109,6 +109,11 @@ class ReAugKD(Method):
         """Whether there is a stage 1, the only one to use labels."""
         return self.config.projection_epochs > 0
 
+    @property
+    def needs_labels(self) -> bool:
+        """Stage 1, if there is one, learns from labels."""
+        return self.uses_labels
+
     def passes(self, epochs: int) -> list[Phase]:
         """Stage 1, then stage 2."""
         return [PROJECTION] * self.config.projection_epochs + [STUDENT] * epochs

@@ -82,6 +82,11 @@ class RID(Method):
             nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(size, self.classes)) for size in sizes
         )
 
+    @property
+    def needs_labels(self) -> bool:
+        """The teacher's filters learn from labels what is relevant to the task."""
+        return True
+
     def passes(self, epochs: int) -> list[Phase]:
         """Algorithm 1 for the given epochs of the student; the last cycle may be short."""
         config = self.config

@@ -53,6 +53,11 @@ class TED(Method):
         self.teacher_filters = nn.ModuleList(linear(target, width) for _, target, width in sizes)
         self.heads = nn.ModuleList(TaskHead(width, self.classes) for _, _, width in sizes for _ in range(2))
 
+    @property
+    def needs_labels(self) -> bool:
+        """Stage 1, if there is one, learns from labels."""
+        return self.config.filter_epochs > 0
+
     def passes(self, epochs: int) -> list[Phase]:
         """Stage 1, then stage 2."""
         return [FILTERS] * self.config.filter_epochs + [STUDENT] * epochs
