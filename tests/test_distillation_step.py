@@ -211,7 +211,7 @@ def test_the_whole_update_is_that_of_plain_torch_learner_by_learner(scale_free):
     settings = {"gamma": 0.98, "tau": 0.02, "alpha": 1.5, "scale_free": scale_free}
     learner = make_learner("ddpg", 4, **settings)
     learner.critic.mul_(1.5)
-    step, peer_of = make_step(learner), [1, 0, 3, 2]
+    step, peer_of = make_step(learner), [2, 0, 3, 1]  # not its own inverse: who copies is not who is copied
     plain = [PlainLearner(learner, k) for k in range(4)]
     generator = np.random.default_rng(0)
     for _ in range(6):

@@ -201,6 +201,15 @@ def test_values_of_unequal_discounts_are_compared_at_one():
     torch.testing.assert_close(per_step[:2, 0], torch.tensor([1.0, -1.0]))
 
 
+def test_a_value_without_discount_weighs_states_by_numbers():
+    """Its horizon is infinite: values of the other discount are not divided by 0."""
+    agent = make("dpd", config={"vary": {"gamma": (1.0, 0.95)}})
+    learner, turn = agent.learner, agent.recipe.peers.turns[0]
+    states = torch.randn(agent.n_learners, 5, 4)
+    info = agent.recipe.distillation.update(states, *turn, torch.tensor(1e-3), True)
+    assert all(value.isfinite().all() for value in info.values()) and learner.actor.isfinite().all()
+
+
 def test_both_values_of_a_weight_are_those_of_the_same_moment():
     """In joint coupling critics make a step between the peer's answer and the weight."""
     agent = make("dpd_pooled", "td3")
