@@ -61,7 +61,7 @@ class Measurements:
         writer.writerows(self.rows)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.path, text.getvalue())
-        write_made_with(self.path.with_suffix(".versions.json"))
+        write_versions(self.path.with_suffix(".versions.json"))
 
     def where(self, **key: object) -> pd.DataFrame:
         """The rows whose columns are these, numbers as numbers."""
@@ -75,7 +75,7 @@ class Measurements:
         return frame.sort_values("seed")[name].to_numpy(float)
 
 
-def write_made_with(path: Path) -> None:
+def write_versions(path: Path) -> None:
     """Say what the latest rows were made with; ``earlier_commits`` are those that the file named before."""
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     now = versions()

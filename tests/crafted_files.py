@@ -60,7 +60,7 @@ LOADERS = {
     "spec": load_spec,
     "results": lambda path: summarise(Results(path)),
     "config": train._from_file,
-    "options": fidelity_run._made,
+    "options": fidelity_run._run_options,
     "data": lambda path: data.load(str(path)),
     "idx": lambda path: data.load("mnist", path),
     "digits": load_mnist_5k,

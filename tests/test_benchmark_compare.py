@@ -73,7 +73,7 @@ def test_the_seconds_of_a_student_hold_those_of_distilling_it(engine):
     def event(cell, folder):
         result = made_up(cell, folder).result
         final = [row for row in result.rows if row.phase == "final" and row.learner == 0]
-        as_one = [] if cell.by_sb3 else [("trained", 30.0), ("student", 90.0)]
+        as_one = [] if cell.is_sb3 else [("trained", 30.0), ("student", 90.0)]
         rows = [replace(row, phase=way, seconds=seconds) for way, seconds in as_one for row in final]
         return Finished(cell, CellResult([*result.rows, *rows], result.provenance))
 
@@ -135,7 +135,7 @@ def test_another_comparison_in_the_folder_is_left_alone(engine):
 
 def test_a_side_that_fails_is_one_line(engine):
     engine(
-        lambda cell, folder: Failed(cell, "RuntimeError: boom\n\nTraceback") if cell.by_sb3 else made_up(cell, folder)
+        lambda cell, folder: Failed(cell, "RuntimeError: boom\n\nTraceback") if cell.is_sb3 else made_up(cell, folder)
     )
     with pytest.raises(PolicyKDError, match=r"compare: PolicyKD-PointReach-v0/sb3-ddpg failed: RuntimeError: boom \("):
         compare(CompareOptions(env=POINT, out=Path("out")))

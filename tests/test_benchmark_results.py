@@ -17,7 +17,7 @@ from experiments.benchmark_size.simulated import simulate, simulate_cell
 from experiments.peers import report as peers_report
 from policykd.benchmark import statistics
 from policykd.benchmark.bootstrap import interval, iqm, optimality_gap, probability_of_improvement
-from policykd.benchmark.documents import with_part
+from policykd.benchmark.documents import insert_section
 from policykd.benchmark.matrix import plan
 from policykd.benchmark.results import COLUMNS, Results
 from policykd.benchmark.rows import CellResult, Row, from_json, to_json
@@ -25,7 +25,7 @@ from policykd.benchmark.spec_file import parse_spec
 from policykd.benchmark.statistics import read_scores, summarise
 from policykd.benchmark.tables import benchmark_tables, number, patterns, shown
 from policykd.core.errors import PolicyKDError
-from policykd.training.run_folder import holds_nothing
+from policykd.training.run_folder import is_empty_folder
 
 
 @pytest.fixture(scope="module")
@@ -274,9 +274,9 @@ def test_what_a_killed_driver_left_is_removed_and_nothing_else(spec, tmp_path):
 
 def test_a_folder_with_files_of_others_is_not_empty(tmp_path):
     (tmp_path / ".checkpoint.safetensors.12.tmp").write_text("x")
-    assert holds_nothing(tmp_path)
+    assert is_empty_folder(tmp_path)
     (tmp_path / "notes.tmp").write_text("x")
-    assert not holds_nothing(tmp_path)
+    assert not is_empty_folder(tmp_path)
 
 
 def test_two_drivers_do_not_write_one_file_at_once(spec, tmp_path, monkeypatch):
@@ -334,9 +334,9 @@ def test_rows_that_are_missing_or_no_number_are_refused(spec):
 
 def test_seconds_of_a_group_are_a_seeds_share_of_those_of_all(spec):
     """Our rows say how long all seeds took together, SB3's how long each one did."""
-    for cell in spec.cells[0], next(cell for cell in spec.cells if not cell.by_sb3):
+    for cell in spec.cells[0], next(cell for cell in spec.cells if not cell.is_sb3):
         rows = simulate_cell(spec, cell).rows
-        took = [replace(r, seconds=10.0 * (r.seed + 1) if cell.by_sb3 else 150.0) for r in rows]
+        took = [replace(r, seconds=10.0 * (r.seed + 1) if cell.is_sb3 else 150.0) for r in rows]
         assert read_scores(cell, took).seconds == 30
 
 
@@ -375,8 +375,8 @@ def test_results_can_live_wherever_fsspec_reaches(spec, folder, monkeypatch):
 
 def test_a_document_keeps_what_is_outside_its_markers():
     document = "before\n<!-- a: begin -->\nold\n<!-- a: end -->\nafter\n"
-    assert with_part(document, "a", "new\n") == document.replace("old", "new")
-    assert with_part("before\n", "a", "x\n") == "before\n<!-- a: begin -->\nx\n<!-- a: end -->"
+    assert insert_section(document, "a", "new\n") == document.replace("old", "new")
+    assert insert_section("before\n", "a", "x\n") == "before\n<!-- a: begin -->\nx\n<!-- a: end -->"
     assert (number(1234.5), number(-0.001), number(12.34), number(-250.0)) == ("1,234", "-0.00", "12.3", "-250")
 
 

@@ -10,7 +10,7 @@ from tiny import POINT, TINY
 
 from policykd import DualStudent, PolicyKDError, TeacherStudent
 from policykd.core.networks import state_tensors
-from policykd.training.compiling import MOST_FORMS, Direct, PerForm, can_compile
+from policykd.training.compiling import MOST_FORMS, Direct, PerSignature, can_compile
 
 ROLLOUT = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "distill_batch_size": 8, "distill_gradient_steps": 2}
 CONFIGS = {
@@ -33,7 +33,7 @@ def test_a_graph_belongs_to_the_shapes_of_its_arguments_also_where_tuples_come_a
     def compiled_for(args):
         raise AssertionError("there is a graph")
 
-    add = PerForm(compiled_for, compiled_for)
+    add = PerSignature(compiled_for, compiled_for)
     pairs = [(torch.zeros(2, size), torch.zeros(size)) for size in range(1, 20)]
     for size, pair in enumerate(pairs):
         add.graphs[(tuple((part.shape, part.stride()) for part in pair), True)] = lambda pair, flag, size=size: size

@@ -12,7 +12,7 @@ pytest.importorskip("joblib")
 from cooperating import COLOURS, clouds
 
 from policykd.cli import main
-from policykd.cli.cooperate_run import _encode, _read_csv, _word
+from policykd.cli.cooperate_run import _encode, _read_csv, _value_as_text
 from policykd.cooperation.cooperative import CooperativeDistillation
 from policykd.core.errors import PolicyKDError
 
@@ -82,7 +82,7 @@ def test_values_are_the_same_in_every_file_however_they_are_written(tmp_path):
     assert groups == [["grade=1", "grade=2.5", "grade=x"]]
     assert one["label"].tolist() == ["red", "2", "2"] and two["label"].tolist() == ["1", "2"]
     assert two[groups[0]].to_numpy().tolist() == [[1, 0, 0], [0, 1, 0]]
-    assert [_word(text) for text in ("007", "1e2", "1_0", "-3.0", "10", 0.5, "٣")] == [
+    assert [_value_as_text(text) for text in ("007", "1e2", "1_0", "-3.0", "10", 0.5, "٣")] == [
         "007",
         "1e2",
         "1_0",

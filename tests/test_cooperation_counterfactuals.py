@@ -66,7 +66,7 @@ def test_every_counterfactual(kind, seed, hidden, alpha, least_move):
         return
     assert (teacher.predict(sent) == labels).all(), "it keeps its label"
     before, after = teacher.proba(originals), teacher.proba(sent)
-    place = teacher.place(labels), np.arange(len(sent))
+    place = teacher.class_index(labels), np.arange(len(sent))
     before, after = before[place[1], place[0]], after[place[1], place[0]]
     assert ((after > before) | ((before >= CERTAIN) & (after >= before))).all(), "the teacher is surer"
     assert (sent >= rows.min(0)).all() and (sent <= rows.max(0)).all(), "it lies in the teacher's box"

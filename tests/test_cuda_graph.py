@@ -12,7 +12,7 @@ from policykd import DualStudent, PolicyKDError, TeacherStudent
 from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS
 from policykd.memory import Batch
 from policykd.training import cuda_graph
-from policykd.training.compiling import PerForm, record
+from policykd.training.compiling import PerSignature, record
 from policykd.training.cuda_graph import CudaGraph
 
 CPU = torch.device("cpu")
@@ -111,7 +111,7 @@ def test_where_nothing_can_be_recorded_the_step_goes_on_and_says_so_once(monkeyp
 
 def test_each_form_of_the_arguments_has_a_graph_of_its_own():
     made = []
-    step = PerForm(print, lambda args: made.append(args) or (lambda *given: len(made)))
+    step = PerSignature(print, lambda args: made.append(args) or (lambda *given: len(made)))
     for size in (2, 3, 2, 3):
         step(torch.zeros(size), True)
     step(torch.zeros(2), False)

@@ -169,7 +169,7 @@ def test_histories_of_demonstrations_begin_anew_with_each_episode():
     data.fill(student)
     expected = []
     for episode in range(2):
-        look = student.view.follow()
+        look = student.view.for_episode()
         expected += [look(observation) for observation in data.observations[data.episodes == episode]]
     np.testing.assert_array_equal(student.dataset.storage[0, :100, :6], expected)
 

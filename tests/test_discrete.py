@@ -21,7 +21,7 @@ from policykd.export.zoo import to_zip
 from policykd.learners.heads import Categorical
 from policykd.measure.doctor import diagnose
 from policykd.measure.fidelity import fidelity
-from policykd.tasks.spaces import Choices
+from policykd.tasks.spaces import DiscreteActions
 
 QUIET = {"eval_freq": 0, "n_eval_episodes": 2, "net_arch": (16, 16)}
 PPO = {**QUIET, "n_steps": 24, "n_epochs": 1, "batch_size": 24}
@@ -51,7 +51,7 @@ def zipped(kind, folder):
 
 
 def test_a_choice_is_a_vector_whose_largest_entry_counts():
-    choices = Choices(gym.spaces.Discrete(3, start=5))
+    choices = DiscreteActions(gym.spaces.Discrete(3, start=5))
     assert choices.to_env(np.array([[0.1, 0.0, -1.0], [0.0, 0.3, 0.7]])).tolist() == [5, 7]
     assert choices.one_hot(np.array([5, 7])).tolist() == [[1, 0, 0], [0, 0, 1]]
     assert choices.from_env(np.array([5, 7])).tolist() == [[1, 0, 0], [0, 0, 1]]

@@ -296,7 +296,7 @@ def test_every_name_is_the_divergence_of_the_student_from_its_target_and_not_the
     for name, found in table.items():
         torch.testing.assert_close(found(own, target), expected[name], msg=name)
     logits = 2 * torch.randn(2, K, B, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    own, target = map(PolicyOutput.choosing, logits)
+    own, target = map(PolicyOutput.categorical, logits)
     choice = torch.distributions.Categorical
     probabilities = [x.softmax(-1) for x in logits]
     expected = by_torch((choice(logits=logits[1]), probabilities[1]), (choice(logits=logits[0]), probabilities[0]))
@@ -308,7 +308,7 @@ def test_every_name_is_the_divergence_of_the_student_from_its_target_and_not_the
 def test_a_distance_at_a_temperature_is_that_of_softened_answers_times_its_square():
     logits = 2 * torch.randn(2, K, B, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     softer = [torch.distributions.Categorical(logits=x / 2.5) for x in logits]
-    own, target = map(PolicyOutput.choosing, logits)
+    own, target = map(PolicyOutput.categorical, logits)
     expected = 2.5**2 * torch.distributions.kl_divergence(softer[1], softer[0])
     torch.testing.assert_close(divergences.distance(own, target, temperature=2.5), expected)
     half = torch.full((K, B), 0.5, dtype=torch.float64)

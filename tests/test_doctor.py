@@ -148,9 +148,9 @@ def test_answers_are_of_other_units_only_where_these_return_more():
         rescaled = doctor.checks.Rescaled(own, own + gain, random)
         answers = actions / 0.3 * reach
         assert doctor.checks.action_scale(actions, answers, -THREE, THREE, rescaled).state == state, (gain, reach)
-    assert not doctor.checks.of_unit(answers, -THREE / 3, THREE / 3).any()  # the task's own
+    assert not doctor.checks.maybe_unit_scaled(answers, -THREE / 3, THREE / 3).any()  # the task's own
     beyond = np.hstack((answers, 3 * answers))  # one action goes beyond 1, so none is of -1 to 1
-    assert not doctor.checks.of_unit(beyond, np.full(2, -3.0), np.full(2, 3.0)).any()
+    assert not doctor.checks.maybe_unit_scaled(beyond, np.full(2, -3.0), np.full(2, 3.0)).any()
 
 
 @pytest.mark.parametrize(("returns", "state"), [([9.0, 11], "wrong"), ([0.0, 20], "ok"), ([17.0, 17], "ok")])
@@ -428,7 +428,7 @@ def test_a_teacher_that_remembers_is_refused():
 def test_stacked_observations_do_not_cross_episodes():
     observations, starts = np.arange(5, dtype=np.float32)[:, None], np.array([1, 0, 0, 1, 0], bool)
     expected = [[0, 0, 0], [0, 0, 1], [0, 1, 2], [3, 3, 3], [3, 3, 4]]
-    assert View(1, 1, history=3).along(observations, starts).tolist() == expected
+    assert View(1, 1, history=3).stack_history(observations, starts).tolist() == expected
     assert r2(observations, observations) == 1.0
     assert r2(np.full((5, 1), 2.0), observations) == 0.0
 

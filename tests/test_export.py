@@ -13,7 +13,7 @@ from tiny import POINT, TINY, contents
 
 from policykd import DualStudent, PolicyKDError, Teacher
 from policykd.cli import main
-from policykd.export import deploy, proof
+from policykd.export import deploy, equivalence
 from policykd.export.c import to_c
 from policykd.export.hub import to_hub_folder
 from policykd.export.onnx import to_onnx
@@ -126,7 +126,7 @@ def test_what_acts_otherwise_is_not_written(tmp_path, monkeypatch, write):
     with pytest.raises(PolicyKDError, match=r"from the learner \(allowed 1e-05\): not written"):
         write(student, 0, tmp_path / "new" / "a" / "out.x")
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(proof, "CHECKED", 8)
+    monkeypatch.setattr(equivalence, "CHECKED", 8)
     monkeypatch.setattr(student, "actions_at", lambda *a: act(*a) * np.nan)
     with pytest.raises(PolicyKDError, match="not written"):
         write(student, 0, tmp_path / "new" / "a" / "out.x")

@@ -241,7 +241,7 @@ def test_int8_that_acts_otherwise_is_not_written(tmp_path, monkeypatch):
     agent = DualStudent(Lopsided, backbone="sac", config={**TINY, **SHORT})
     act, half = agent.actions_at, agent.action_scale.half_range
     monkeypatch.setattr(agent, "actions_at", lambda *a: act(*a) + 0.2 * half)
-    monkeypatch.setattr("policykd.export.proof.TOLERANCE", 1.0)
+    monkeypatch.setattr("policykd.export.equivalence.TOLERANCE", 1.0)
     with pytest.raises(PolicyKDError, match=r"in int8 is on average .* \(allowed 0.1\): not written; calibrate"):
         to_c(agent, 0, tmp_path / "out", "int8", observations())
     assert list(tmp_path.iterdir()) == []

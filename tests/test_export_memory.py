@@ -18,8 +18,8 @@ from policykd.export.c import to_c
 from policykd.export.compiled import CompiledPolicy
 from policykd.export.int8 import quantise
 from policykd.export.plain import flatten
-from policykd.export.remembering import Episodes, stepping
-from policykd.export.remembering import follow as play_along
+from policykd.export.stateful import Episodes, over_episodes
+from policykd.export.stateful import unroll as play_along
 from policykd.native.build import Unavailable
 
 REMEMBERS = [sees for sees in SEES if sees != "columns"]
@@ -126,9 +126,9 @@ def test_a_history_in_int8_is_pushed_as_by_hand(tmp_path):
     rows = observations(len(STARTS))
 
     def stacked(count, starts):
-        stacks, look = [], student.view.follow()
+        stacks, look = [], student.view.for_episode()
         for row, start in zip(rows[:count], starts[:count], strict=True):
-            look = student.view.follow() if start else look
+            look = student.view.for_episode() if start else look
             stacks.append(look(row))
         return np.stack(stacks)
 
@@ -221,7 +221,7 @@ def test_files_are_checked_where_the_learner_has_been():
     student.learner.observation_stats.mean.add_(1000)
     episodes = Episodes(student, 0, "full")
     plain = episodes.plain()
-    assert episodes.check(stepping(plain.step), "it").worst < 1e-5
+    assert episodes.check(over_episodes(plain.step), "it").worst < 1e-5
     plain.normaliser[0] -= 1
     with pytest.raises(PolicyKDError, match="from the learner"):
-        episodes.check(stepping(plain.step), "it")
+        episodes.check(over_episodes(plain.step), "it")

@@ -110,15 +110,15 @@ def test_the_leash_lengthens_and_its_pull_keeps_students_on_it():
     )  # half way: the leash is 0.25 long, squared and of two actions 0.125
     for distance, falls in ((0.124, True), (0.126, False)):
         recipe.teaching.log_coefficient.zero_()
-        recipe.hold(torch.full((2,), distance))
+        recipe.adapt_weight(torch.full((2,), distance))
         assert ((weight < 1) == torch.tensor(falls)).all()
     agent.run.num_timesteps = recipe.span.start  # at first the leash is a hundredth of its length in the end
     for distance, falls in ((2 * 0.0049**2, True), (2 * 0.0051**2, False)):
         recipe.teaching.log_coefficient.zero_()
-        recipe.hold(torch.full((2,), distance))
+        recipe.adapt_weight(torch.full((2,), distance))
         assert ((weight < 1) == torch.tensor(falls)).all()
     recipe.teaching.log_coefficient.fill_(5.0)
-    recipe.hold(torch.full((2,), 9.0))
+    recipe.adapt_weight(torch.full((2,), 9.0))
     assert weight.tolist() == pytest.approx([np.exp(5)] * 2)  # the bound
     recipe.fade(0.5)
     assert weight.tolist() == pytest.approx([np.exp(5)] * 2)  # no schedule meddles

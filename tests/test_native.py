@@ -342,14 +342,14 @@ def sequences(width, units, length, batch, networks, dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(networks, 3 * units * (width + units + 2) + 9, generator=generator, dtype=dtype) / units**0.5
     inputs = torch.randn(networks, length, batch, width, generator=generator, dtype=dtype)
-    goes_on = torch.rand(networks, length, batch, generator=generator) > 0.2
-    return rows[:, :-9], inputs, goes_on, torch.randn(networks, batch, units, generator=generator, dtype=dtype)
+    continues = torch.rand(networks, length, batch, generator=generator) > 0.2
+    return rows[:, :-9], inputs, continues, torch.randn(networks, batch, units, generator=generator, dtype=dtype)
 
 
-def through_time(function, rows, inputs, goes_on, state):
+def through_time(function, rows, inputs, continues, state):
     """States and the gradients of a weighted sum of them."""
     leaves = [tensor.detach().requires_grad_() for tensor in (rows, inputs, state)]
-    states = function(leaves[0], leaves[1], goes_on, leaves[2])
+    states = function(leaves[0], leaves[1], continues, leaves[2])
     weights = torch.arange(states[0].numel(), dtype=states.dtype).view(states[:1].shape).sin()
     return [states.detach(), *torch.autograd.grad(states, leaves, weights.expand(states.shape))]
 
@@ -374,21 +374,21 @@ def test_units_along_sequences_are_torchs(shape):
 
 @needs_kernels
 def test_an_episode_forgets_what_is_no_number_and_sends_nothing_back():
-    rows, inputs, goes_on, state = sequences(3, 16, 4, 2, 1)
-    state[0, 0], goes_on[0, 0] = float("nan"), torch.tensor([False, True])
-    states, to_rows, _, to_state = through_time(native.gru, rows, inputs, goes_on, state)
+    rows, inputs, continues, state = sequences(3, 16, 4, 2, 1)
+    state[0, 0], continues[0, 0] = float("nan"), torch.tensor([False, True])
+    states, to_rows, _, to_state = through_time(native.gru, rows, inputs, continues, state)
     assert all(part.isfinite().all() for part in (states, to_rows, to_state))
     assert not to_state[0, 0].any() and to_state[0, 1].all()
 
 
 @needs_kernels
 def test_units_refuse_what_does_not_fit_and_leave_other_numbers_to_torch():
-    rows, inputs, goes_on, state = sequences(3, 16, 4, 2, 1)
+    rows, inputs, continues, state = sequences(3, 16, 4, 2, 1)
     with pytest.raises(ValueError, match="do not fit"):
-        native.gru(rows, inputs[..., 1:], goes_on, state)
+        native.gru(rows, inputs[..., 1:], continues, state)
     with pytest.raises(ValueError, match="do not fit"):
-        native.gru(rows, inputs, goes_on[:, 1:], state)
-    assert native.gru(rows.double(), inputs.double(), goes_on, state.double()) is None
+        native.gru(rows, inputs, continues[:, 1:], state)
+    assert native.gru(rows.double(), inputs.double(), continues, state.double()) is None
 
 
 @needs_kernels

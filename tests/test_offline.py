@@ -217,7 +217,7 @@ def test_a_history_is_that_of_the_episodes_that_were_logged(part):
     student = TeacherStudent(Largest, None, config=config).learn_from(data, 1)
     look, wanted = None, []
     for i, observation in enumerate(data.observations):
-        look = student.view.follow() if i == 0 or data.episodes[i] != data.episodes[i - 1] else look
+        look = student.view.for_episode() if i == 0 or data.episodes[i] != data.episodes[i - 1] else look
         wanted.append(look(observation))
     kept = student.dataset.storage[0, : len(wanted), : student.view.input_size]
     np.testing.assert_array_equal(kept, np.stack(wanted))

@@ -124,7 +124,7 @@ def test_a_group_that_knows_its_best_looks_how_far_it_is_whatever_the_others_kno
     recipe.standings.forget(np.array([1]))
     agent.learner.actor += 0.1
     before, strength, recipe.n_updates = near.before.clone(), near.strength.clone(), 2
-    recipe._stay_near(near, agent.replay_buffer.latest(9), 1)
+    recipe._update_distill_coef(near, agent.replay_buffer.latest(9), 1)
     assert torch.equal(near.before, torch.cat((before[:2], agent.learner.actor[2:])))
     assert torch.equal(near.strength[:2], strength[:2])
 
@@ -441,7 +441,7 @@ def test_the_pull_to_the_best_is_adapted_every_so_many_steps_of_the_actors_and_s
     monkeypatch.setattr(recipe.near, "update", lambda states, best: looked.append(moved))
     recipe.near.strength.fill_(4.0)
     for moved in range(1, 8):
-        recipe._stay_near(recipe.near, None, moved)
+        recipe._update_distill_coef(recipe.near, None, moved)
     assert looked == [3, 6] and recipe.distill_coef.tolist() == [8.0, 8.0]
 
 

@@ -25,7 +25,7 @@ from policykd.core.seeding import env_seed
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.peer_step import DistillationStep, Peers, PeerStep
 from policykd.distillation.weights import Comparison, paired_advantage, weight_of
-from policykd.learners.partial_view import see_only
+from policykd.learners.partial_view import mask_unseen_inputs
 from policykd.training.allocation import Allocation
 from policykd.training.group import group_actions
 from policykd.training.progress import Progress
@@ -246,7 +246,7 @@ def test_a_learning_rate_may_be_a_function_of_what_remains():
 def test_a_peer_that_sees_a_part_learns_as_if_there_were_no_more(backbone):
     """The same gradient steps as of networks whose other inputs are 0, in weights and in moments."""
     parts, masked, zeroed = ((0, 2), None), make_learner(backbone, 4), make_learner(backbone, 4)
-    see_only(masked, 4, parts)
+    mask_unseen_inputs(masked, 4, parts)
     load_state_tensors(zeroed, {name: tensor for name, tensor in state_tensors(masked).items() if "mask" not in name})
     for number in (1, 2):
         whole, noise = random_batch(np.random.default_rng(number), 4), masked.draw_noise(32)
@@ -833,6 +833,6 @@ def test_settings_of_each_peer_may_be_whole_numbers_or_numpys():
 
 def test_what_remains_of_a_run_is_never_less_than_nothing():
     run = Progress([(0, 0)], 3)
-    run.aim(100)
+    run.set_end(100)
     run.num_timesteps = 102
     assert run.fraction == 1.0

@@ -7,7 +7,15 @@ from matplotlib.text import Text
 from policykd.core.errors import PolicyKDError
 from policykd.measure import pictures, plots
 from policykd.measure.pictures import Panel, Series, fidelity_picture, seed_panels
-from policykd.measure.plots import LABEL_GAP, Curve, _look, _spread, _standard_error, comparison_grid, learning_curves
+from policykd.measure.plots import (
+    LABEL_GAP,
+    Curve,
+    _line_style,
+    _spread,
+    _standard_error,
+    comparison_grid,
+    learning_curves,
+)
 
 
 def curve(label: str, evaluations: int = 5, episodes: int = 3, level: float = 0.0) -> Curve:
@@ -72,7 +80,7 @@ def test_refuses_shapes_that_do_not_fit(steps, returns):
 def test_a_comparison_of_more_sides_than_colours(tmp_path):
     sides = {f"peer {k}": (np.arange(3), np.zeros((3, 1))) for k in range(9)}
     assert comparison_grid([("task", sides)], tmp_path / "grid.png", title="x", columns=1).exists()
-    looks = [_look(index) for index in range(9)]
+    looks = [_line_style(index) for index in range(9)]
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 9
 
 

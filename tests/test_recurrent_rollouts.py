@@ -80,11 +80,11 @@ def test_answers_beyond_a_rollout_are_those_of_the_state_after_it():
     agent = half_way("n_distill")
     recipe, learner, network = agent.recipe, agent.learner, agent.network
     inputs = learner.normalise(recipe.observed(recipe.collector.observations))
-    row, goes_on = (
+    row, continues = (
         learner.actor[:, : network.parameter_count],
         torch.zeros(2, 1, 2),
     )  # step 40 is the fifth of its episode
-    means, _ = network.unroll(row, inputs.unsqueeze(1), goes_on, recipe.hidden.state)
+    means, _ = network.unroll(row, inputs.unsqueeze(1), continues, recipe.hidden.state)
     torch.testing.assert_close(recipe.latest().actions, means[:, 0], atol=1e-6, rtol=0)
 
 
@@ -111,7 +111,7 @@ def test_gradients_flow_back_within_a_window_and_an_episode():
     agent = half_way()
     learner, seen = agent.recipe.learner, set()
     for inputs, _ in minibatches(agent):
-        starts = agent.recipe.hidden.along.starts
+        starts = agent.recipe.hidden.sequences.starts
         learners, length, windows = starts.shape
         leaf = inputs.clone().requires_grad_()
         with torch.enable_grad():

@@ -126,7 +126,7 @@ def test_batches_are_those_of_numpys_generators(monkeypatch, source, steps, rece
     for own in (first, second):
         replay = filled(capacity=50, steps=steps)
         batches += [replay.sample(size, own, source, peer_of=PEER_OF, recent=recent) for size in (1, 33, 64)]
-        monkeypatch.setattr(draws, "gathers", lambda storage: False)
+        monkeypatch.setattr(draws, "can_gather", lambda storage: False)
     for mine, theirs in zip((b[:6] for b in batches[:3]), (b[:6] for b in batches[3:]), strict=True):
         assert all(map(torch.equal, mine, theirs))
         assert [part.stride() for part in mine] == [part.stride() for part in theirs]  # compiled code counts on them
@@ -298,7 +298,7 @@ def test_each_learner_may_look_ahead_by_its_own_number_of_steps_within_its_group
 @pytest.mark.parametrize("native_kernels", [True, False])
 def test_several_environments_fill_one_ring_and_look_ahead_in_their_own_episode(capacity, native_kernels, monkeypatch):
     if not native_kernels:
-        monkeypatch.setattr(draws, "gathers", lambda storage: False)
+        monkeypatch.setattr(draws, "can_gather", lambda storage: False)
     replay, steps = SharedReplay(capacity, 2, 1, learners=2, n_envs=3), 9
     who = np.arange(6)  # environments of two learners
     for t in range(steps):

@@ -55,7 +55,7 @@ def everything_drawn(replay):
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_is_drawn_is_what_memory_in_float32_gives(kind, native_kernels, steps, monkeypatch, tmp_path):
     if not native_kernels:
-        monkeypatch.setattr(draws, "gathers", lambda storage: False)
+        monkeypatch.setattr(draws, "can_gather", lambda storage: False)
     storage = {"dtype": KINDS[kind].get("buffer_dtype", "float32")}
     storage |= {"folder": lambda: tmp_path} if "disk" in kind else {}
     expected, found = (everything_drawn(filled(steps, **changes)) for changes in ({}, storage))

@@ -22,7 +22,7 @@ from policykd.core import checkpoint, lock
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import STEPS, write_text
 from policykd.core.interrupts import REQUEUE, Stopped, interruptible, terminating
-from policykd.core.lock import LOCK, alone
+from policykd.core.lock import LOCK, locked
 from policykd.training import progress_csv
 from policykd.training.dual_student import DualStudent
 from policykd.training.progress_csv import ProgressCSV
@@ -315,8 +315,8 @@ def test_rows_after_a_checkpoint_go_also_where_their_steps_are_those_of_the_chec
 HOLD = """
 import sys, time
 from pathlib import Path
-from policykd.core.lock import alone
-with alone(Path(sys.argv[1])):
+from policykd.core.lock import locked
+with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -335,16 +335,16 @@ def test_a_second_writer_is_told_who_the_first_one_is_and_its_death_frees_the_fo
     assert {name: content for name, content in contents(run).items() if name != LOCK} == before
     holder.kill()
     holder.communicate()
-    with alone(run), alone(run):  # whoever holds it may ask for it again
+    with locked(run), locked(run):  # whoever holds it may ask for it again
         assert json.loads((run / LOCK).read_text(encoding="utf-8"))["pid"] == os.getpid()
     assert contents(run) == before
 
 
 def test_a_lock_that_says_nothing_still_locks(tmp_path, monkeypatch):
-    with alone(tmp_path):
+    with locked(tmp_path):
         (tmp_path / LOCK).write_text("")
         monkeypatch.setattr(lock, "_held", set())
-        with pytest.raises(PolicyKDError, match="is in use by another process"), alone(tmp_path):
+        with pytest.raises(PolicyKDError, match="is in use by another process"), locked(tmp_path):
             pass
 
 

@@ -23,7 +23,7 @@ from policykd.core.seeding import env_seed
 from policykd.export.c import to_c
 from policykd.export.onnx import to_onnx, to_onnx_int8
 from policykd.export.policy import Policy
-from policykd.export.remembering import Episodes
+from policykd.export.stateful import Episodes
 from policykd.export.torchscript import to_torchscript
 from policykd.memory.sequences import LabelledSequences
 from policykd.tasks.views import View
@@ -39,7 +39,7 @@ def stacked():
 
 def test_a_history_that_needs_more_than_the_memory_is_one_line():
     with pytest.raises(PolicyKDError, match=r"200 states with a history of 1,000,000,000 need .* lower history"):
-        View(4, 4, history=10**9).along(np.zeros((200, 4), np.float32), np.zeros(200, bool))
+        View(4, 4, history=10**9).stack_history(np.zeros((200, 4), np.float32), np.zeros(200, bool))
 
 
 @pytest.mark.parametrize(
@@ -225,10 +225,10 @@ def test_states_follow_the_steps_from_the_oldest_on_across_the_seam():
         seen.append((observations.item(), state.item()))
         return state + 1
 
-    memory.follow(say)
+    memory.recompute_states(say)
     assert seen == [(3.0 + n, 103.0 + n) for n in range(6)]
     memory.storage[..., -1] += 10
-    memory.follow(lambda observations, starts, state: state + 2)
+    memory.recompute_states(lambda observations, starts, state: state + 2)
     assert sorted(memory.storage[0, :, 0, -1].tolist()) == [113.0 + 2 * n for n in range(6)]
 
 
@@ -242,7 +242,7 @@ def test_a_full_ring_that_was_saved_goes_on_where_it_was():
         if step > 7:
             again.add(row, row, torch.zeros(1, 1), row)
     order = []
-    again.follow(lambda observations, starts, state: order.append(observations.item()) or state)
+    again.recompute_states(lambda observations, starts, state: order.append(observations.item()) or state)
     assert order == [4.0, 5.0, 6.0, 7.0, 8.0, 9.0] and again.total == 10
 
 

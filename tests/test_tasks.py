@@ -10,7 +10,7 @@ from policykd.measure.doctor_play import play
 from policykd.tasks.spaces import find_task, short_id
 from policykd.teachers.demonstrations import demonstrate
 from policykd.teachers.score import score
-from policykd.teachers.task import look_at
+from policykd.teachers.task import inspect_task
 
 TINY = {"net_arch": (8,), "buffer_size": 500}
 
@@ -84,7 +84,7 @@ def test_a_task_that_is_refused_is_closed():
         raise AssertionError
 
     looks = (
-        lambda: look_at(Unbounded),
+        lambda: inspect_task(Unbounded),
         lambda: score("a function", Unbounded, act, 1, 0),
         lambda: demonstrate(act, Unbounded, 1),
         lambda: play(Unbounded, act, 1, 0),

@@ -20,7 +20,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from policykd import PolicyKDError, Teacher
-from policykd.teachers import proof
+from policykd.teachers import equivalence
 from policykd.teachers.policy import Policy
 
 
@@ -285,7 +285,7 @@ def test_a_distribution_of_its_own_acts_by_its_own_code():
 
 def test_observations_to_ask_at_fill_a_bounded_space_and_go_far_in_another():
     low, high = np.array([-np.inf, 2.0, -1e38], np.float32), np.array([np.inf, 3.0, 300.0], np.float32)
-    wide = proof.inputs(gym.spaces.Box(low, high))[proof.USUAL :]
+    wide = equivalence.inputs(gym.spaces.Box(low, high))[equivalence.USUAL :]
     least, most = wide.min(0), wide.max(0)
     assert least[0] < -500 and most[0] > 500 and 2 <= least[1] < most[1] <= 3 and least[2] < -500 and most[2] <= 300
 
@@ -316,7 +316,7 @@ def test_of_two_actions_that_are_worth_the_same_rounding_decides(apart, same):
         return torch.tensor([[1.0, 1.0 + apart], [1.0, 2.0]], dtype=torch.float64), None
 
     policy = Policy("a policy", 1, 2, scores, "logits", first=3)
-    assert proof.same_actions(policy, FlatPredict(), torch.device("cpu")) == same
+    assert equivalence.same_actions(policy, FlatPredict(), torch.device("cpu")) == same
 
 
 @pytest.mark.parametrize("name", ["PPO", "ARS"])

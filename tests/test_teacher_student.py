@@ -14,7 +14,7 @@ from policykd.cli import main
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.labels import Labels
 from policykd.distillation.methods import METHODS, TEACHER_METHODS
-from policykd.distillation.schedules import hold
+from policykd.distillation.schedules import dual_ascent
 from policykd.memory import LabelledStates
 from policykd.teachers import TeacherScore
 from policykd.training.loading import load_agent
@@ -324,7 +324,7 @@ def test_where_the_teacher_acts_its_gaussian_is_sampled_in_the_tasks_units():
 def test_beside_ppo_the_teachers_weight_is_adapted_by_the_distance_of_the_update():
     config = {**ROLL, "distill_schedule": "held_kl", "kl_target": 0.3}
     agent = TeacherStudent(POINT, expert, method="kickstarting", seeds=(0, 3), config=config).learn(50)
-    expected = hold(torch.zeros(2), agent.recipe.info["distill/held"], 0.3)
+    expected = dual_ascent(torch.zeros(2), agent.recipe.info["distill/held"], 0.3)
     torch.testing.assert_close(agent.recipe.teaching.log_coefficient, expected)
     assert expected.all()
 

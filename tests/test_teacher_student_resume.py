@@ -204,7 +204,7 @@ def moved(observation):
 def test_whose_answers_the_data_set_holds_is_said_once_where_learning_goes_on(tmp_path, caplog, teacher, said):
     TeacherStudent(POINT, expert, config=COPY).learn(80).save(tmp_path / "first", include_replay=True)
     agent = TeacherStudent.load(tmp_path / "first.safetensors", teacher=teacher)
-    assert (agent.answered_otherwise() > 0.5) == said
+    assert (agent.label_mismatch() > 0.5) == said
     for _ in range(2):
         agent.learn(40)
     line = "function slower teaches from now on, and 80 states of the data set keep answers of function expert"

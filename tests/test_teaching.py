@@ -31,7 +31,7 @@ from policykd.distillation.labels import (
     unsquashed_gaussian,
 )
 from policykd.distillation.methods import TEACHER_METHODS
-from policykd.distillation.schedules import beta_exponential, beta_linear, hold, return_ratio
+from policykd.distillation.schedules import beta_exponential, beta_linear, dual_ascent, return_ratio
 from policykd.distillation.teacher_loss import JointTeaching
 from policykd.distillation.teaching_config import TaughtPPOConfig
 from policykd.distillation.teaching_step import TeachingStep, value_error
@@ -114,14 +114,14 @@ def test_how_likely_the_teacher_finds_an_action_by_hand():
     gaussian = Labels(PolicyOutput(*(torch.tensor([[[x, x]]]) for x in (0.5, 0.5, 2.0))), torch.zeros(1, 1))
     found = gaussian.log_prob(torch.tensor([[[2.5, 0.5]]]))  # one deviation away, and none
     assert found.item() == pytest.approx(-0.5 - 2 * math.log(2.0) - math.log(2 * math.pi))
-    choice = Labels(PolicyOutput.choosing(torch.tensor([[[1.0, 1.0 + math.log(3.0)]]])), torch.zeros(1, 1))
+    choice = Labels(PolicyOutput.categorical(torch.tensor([[[1.0, 1.0 + math.log(3.0)]]])), torch.zeros(1, 1))
     assert choice.log_prob(torch.tensor([[[0.0, 1.0]]])).item() == pytest.approx(math.log(0.75))
 
 
 def test_the_kl_from_an_experts_choice_is_the_likelihood_of_the_choice():
     logits = torch.tensor([[[0.3, -1.0, 2.0]]]).double()
     expert = Labels.of_actions(torch.tensor([[[0.0, 1.0, 0.0]]]).double(), True, 0.1)
-    found = kl_forward(PolicyOutput.choosing(logits), expert.policy)
+    found = kl_forward(PolicyOutput.categorical(logits), expert.policy)
     assert found.item() == pytest.approx(-logits.log_softmax(-1)[0, 0, 1].item(), abs=1e-6)
 
 
@@ -171,9 +171,9 @@ def test_return_ratio():
 
 
 def test_held_kl_rises_above_its_target_and_falls_below():
-    found = hold(torch.zeros(4), torch.tensor([0.2, 0.1, 0.05, 9.0]), target=0.1, rate=0.5)
+    found = dual_ascent(torch.zeros(4), torch.tensor([0.2, 0.1, 0.05, 9.0]), target=0.1, rate=0.5)
     assert found.tolist() == pytest.approx([0.5, 0.0, -0.25, 0.5])
-    bounds = hold(torch.tensor([-9.9, 4.9]), torch.tensor([0.0, 1.0]), target=0.1, rate=0.5)
+    bounds = dual_ascent(torch.tensor([-9.9, 4.9]), torch.tensor([0.0, 1.0]), target=0.1, rate=0.5)
     assert bounds.tolist() == [-10.0, 5.0]
 
 
@@ -197,7 +197,7 @@ def test_held_kl_holds_what_is_0_between_equals_also_by_losses_that_are_not(name
 
 
 def test_held_kl_holds_choices_at_their_temperature():
-    own, teacher = (PolicyOutput.choosing(gaussians(seed)[0]) for seed in (0, 1))
+    own, teacher = (PolicyOutput.categorical(gaussians(seed)[0]) for seed in (0, 1))
     softened = at_temperature(divergence_of("cross_entropy_forward", taught=True), 2.0)
     assert held(softened, own, teacher) == pytest.approx(float(distance(own, teacher, kl_forward, 2.0).mean()))
 
@@ -378,8 +378,8 @@ def test_trust_in_an_imitator_that_chooses_is_by_the_kl_divergence_from_the_teac
     teaching = imitator("cross_entropy_forward", alpha=2.0)
     logits = torch.tensor([[[math.log(3.0), 0.0]]]).double()  # 3/4 and 1/4 beside 1/2 and 1/2
     trust = teaching.imitate(
-        lambda rows: PolicyOutput.choosing(rows.view(1, 1, 2)),
-        Labels(PolicyOutput.choosing(logits), torch.zeros(1, 1)),
+        lambda rows: PolicyOutput.categorical(rows.view(1, 1, 2)),
+        Labels(PolicyOutput.categorical(logits), torch.zeros(1, 1)),
         0.1,
     )
     kl = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)

@@ -24,7 +24,7 @@ from policykd.classification.transformer import (  # noqa: E402
     load_tokenizer,
     model_classes,
 )
-from policykd.cli.text_run import settled_names  # noqa: E402
+from policykd.cli.text_run import agreed_class_names  # noqa: E402
 
 GOOD, BAD = ["good", "fine", "great"], ["bad", "poor", "awful"]
 WORDS = [*GOOD, *BAD, "a", "the", "film", "was", "very"]
@@ -374,7 +374,7 @@ def test_the_data_take_the_order_of_the_teachers_classes(folder, tmp_path):
     train, dev = read_texts(tmp_path / "data", model_classes(teacher))
     assert train.names == ("contradiction", "neutral", "entailment")
     assert train.labels.tolist() == dev.labels.tolist() == [2, 1, 0]
-    assert settled_names(train.names, model_classes(teacher), learns=False) == train.names
+    assert agreed_class_names(train.names, model_classes(teacher), learns=False) == train.names
     student = load_classifier(teacher, train.names, 0, layers=1)
     assert student.model.config.id2label == {0: "contradiction", 1: "neutral", 2: "entailment"}
 
@@ -391,9 +391,9 @@ def test_a_teacher_of_other_classes_is_refused_before_training(folder, tmp_path,
             main(["text", "--data", str(data), "--teacher", str(teacher), "--teacher-epochs", "0", "--method", "hinton",
                   "--run-dir", str(tmp_path / "run"), "--device", "cpu"])  # fmt: skip
         assert line in capsys.readouterr().err and not (tmp_path / "run").exists()
-    assert settled_names(("0", "1"), ("NEGATIVE", "POSITIVE"), learns=False) == ("NEGATIVE", "POSITIVE")
+    assert agreed_class_names(("0", "1"), ("NEGATIVE", "POSITIVE"), learns=False) == ("NEGATIVE", "POSITIVE")
     assert "0 is NEGATIVE, 1 is POSITIVE" in capsys.readouterr().out
-    assert settled_names(("bad", "good"), ("happy", "sad"), learns=True) == ("bad", "good")
+    assert agreed_class_names(("bad", "good"), ("happy", "sad"), learns=True) == ("bad", "good")
 
 
 def test_nothing_of_transformers_is_imported_otherwise():

@@ -15,7 +15,7 @@ from vectors import Pendulums, pendulums
 from policykd import DualStudent, PolicyKDError, TeacherStudent
 from policykd.core.networks import state_tensors
 from policykd.tasks.batched import find_vector
-from policykd.teachers.task import look_at
+from policykd.teachers.task import inspect_task
 
 SAME_STEP = AutoresetMode.SAME_STEP
 PPO = {"n_steps": 20, "batch_size": 20, "n_epochs": 2, "net_arch": (8,), "n_eval_episodes": 0, "eval_freq": 0}
@@ -192,7 +192,7 @@ def test_gymnasiums_own_vector_class_is_refused_with_a_word_that_make_vec_takes(
 )
 def test_a_single_environment_of_a_vector_has_the_name_of_its_task(make):
     task = find_vector(make)
-    assert task.env_id == look_at(task.make).env_id == "Pendulum-v1"
+    assert task.env_id == inspect_task(task.make).env_id == "Pendulum-v1"
 
 
 def test_what_processes_copy_is_played_without_one():

@@ -150,7 +150,7 @@ def distilled(task: Task, seed: int) -> list[dict[str, Any]]:
             learner = distil(student, teacher)
             test = task.test[j]
             rows = pd.DataFrame(test.features)[list(student.table.names)].to_numpy(float)
-            accuracy = float((learner.predict(student.presented(rows)) == test.labels).mean())
+            accuracy = float((learner.predict(student.as_given(rows)) == test.labels).mean())
             facts = {"learner": student.name, "teacher": teacher.name, "accuracy": round(accuracy, 5)}
             found.append({**facts, "sent": 0, "distance": 0.0})
     return found
@@ -171,7 +171,7 @@ def distil(student: Owner, teacher: Owner) -> Any:
         weights.append(DISTILLED * answers[heard, column])
     learner = clone(student.unfitted)
     key = f"{learner.steps[-1][0]}__sample_weight" if isinstance(learner, Pipeline) else "sample_weight"
-    presented = student.presented(np.concatenate(rows))
+    presented = student.as_given(np.concatenate(rows))
     return learner.fit(presented, np.concatenate(labels), **{key: np.concatenate(weights)})
 
 

@@ -112,7 +112,7 @@ def distilled(options: Options, env: str, backbone: str) -> Path:
     return file
 
 
-def alone(options: Options, measured: Measurements, env: str, backbone: str) -> None:
+def measure_untuned(options: Options, measured: Measurements, env: str, backbone: str) -> None:
     """The students as they were, at the initial states of every evaluation to come."""
     protocol = PROTOCOLS[options.protocol]
     agent = TeacherStudent.load(distilled(options, env, backbone))
@@ -169,7 +169,7 @@ def main(options: Options) -> None:
                 if not (seeds := measured.missing(options.seeds, **cell)):
                     continue
                 if way == AS_IT_WAS:
-                    alone(replace(options, seeds=seeds), measured, env, backbone)
+                    measure_untuned(replace(options, seeds=seeds), measured, env, backbone)
                 else:
                     tuned(replace(options, seeds=seeds), measured, env, backbone, way)
                 write(measured, options.out, options.page)

@@ -20,10 +20,10 @@ from policykd.cli import guarded
 from policykd.core.compute import one_thread
 from policykd.core.files import write_text
 from policykd.export import c_code
-from policykd.export.calibration import check_along, quantise_along
+from policykd.export.calibration import check_on_episodes, quantise_stateful
 from policykd.export.compiled import CompiledPolicy, code_bytes
 from policykd.export.plain import PlainPolicy
-from policykd.export.remembering import Episodes, stepping
+from policykd.export.stateful import Episodes, over_episodes
 from policykd.training.teacher_student import TeacherStudent
 
 TASK, SEEDS, START = "Pendulum-v1", (0, 1, 2), 5_000_000
@@ -80,7 +80,7 @@ def main() -> None:
 def compared(agent: TeacherStudent, k: int, seed: int, episodes: int) -> list[dict[str, object]]:
     """A row of one student in float32 and in int8."""
     learner = Episodes(agent, k, "own")
-    small, met = quantise_along(learner, None)
+    small, met = quantise_stateful(learner, None)
     policies = {"float32": learner.plain(), "int8": small}
     compiled = {name: CompiledPolicy(policy) for name, policy in policies.items()}
     state = np.zeros(small.state_size, np.float32)
@@ -89,8 +89,8 @@ def compared(agent: TeacherStudent, k: int, seed: int, episodes: int) -> list[di
         times = measure(ways, met.observations, 20, 1_000).groupby("format").median_us.median()
     found = []
     for name, policy in policies.items():
-        play_in_c = stepping(compiled[name].step)
-        worst, mean, _ = check_along(learner, play_in_c, [(small.state_size,)], met, name)
+        play_in_c = over_episodes(compiled[name].step)
+        worst, mean, _ = check_on_episodes(learner, play_in_c, [(small.state_size,)], met, name)
         returns = play(compiled[name], small.state_size, episodes)
         row = {"seed": seed, "precision": name, **sizes(policy), "median_us": float(times[name])}
         row |= {"worst": worst, "mean_difference": mean, "return": float(returns.mean()), "std": float(returns.std())}

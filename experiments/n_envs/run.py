@@ -70,18 +70,18 @@ def main(options: Options) -> None:
             say(f"{learner}, n_envs={n_envs}, gradient_steps={gradient_steps}: {rows.rows[-1]['return']}")
 
     for n_envs in ENVS["sac"]:
-        add(learns_alone, "sac", n_envs, 1)
+        add(measure_sac, "sac", n_envs, 1)
         if n_envs > 1:  # one environment is the same case
-            add(learns_alone, "sac", n_envs, -1)
+            add(measure_sac, "sac", n_envs, -1)
     for n_envs in ENVS["dagger"]:
-        add(is_taught, "dagger", n_envs, 0, options.teachers / TEACHER)
+        add(measure_students, "dagger", n_envs, 0, options.teachers / TEACHER)
     text = table(rows) + "\n"
     write_text(options.out / "table.md", text)
     publish(text, options.page, "n_envs")
     draw(rows, options.out / "n_envs.png")
 
 
-def is_taught(n_envs: int, gradient_steps: int, source: Path) -> list[Row]:
+def measure_students(n_envs: int, gradient_steps: int, source: Path) -> list[Row]:
     """One row per seed of students of HalfCheetah."""
     config = {**DAGGER, "n_envs": n_envs}
     agent = TeacherStudent("HalfCheetah-v5", source, seeds=SEEDS, config=config, compile=False)
@@ -91,7 +91,7 @@ def is_taught(n_envs: int, gradient_steps: int, source: Path) -> list[Row]:
     return measured(agent, {"learner": "dagger", "n_envs": n_envs, "gradient_steps": 0, "teacher_return": score.mean})
 
 
-def learns_alone(n_envs: int, gradient_steps: int) -> list[Row]:
+def measure_sac(n_envs: int, gradient_steps: int) -> list[Row]:
     """One row per seed and evaluation of SAC on Pendulum."""
     config: dict[str, Any] = {**SAC, "n_envs": n_envs, "gradient_steps": gradient_steps}
     agent = DualStudent(

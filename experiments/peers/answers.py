@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.peers.pictures import strips
+from experiments.peers.pictures import strip_plot
 from experiments.peers.questions import BETTER, FOUR, NAMES, QUESTIONS
 from experiments.peers.report import rows
 from policykd.benchmark.bootstrap import Estimate, interval, iqm, probability_of_improvement
@@ -197,7 +197,7 @@ def pictures() -> None:
         returns = {side: _scores(table, *side) for side in sides}
         ours = {pair[0] for pair in question["pairs"]}
         names = {(row, way): _named(row, way) for row, way in sorted(sides, key=lambda s: (s[1], s in ours))}
-        strips(returns, names, ours, ROOT / "results" / picture(name))
+        strip_plot(returns, names, ours, ROOT / "results" / picture(name))
 
 
 def picture(question: str) -> str:

@@ -72,7 +72,7 @@ def main() -> None:
         with one_thread():
             agent = study(asked.task, seed, settings, spec["total_timesteps"], spec["random_steps"])
         evaluator = Evaluator(agent.factory, 1, agent.action_scale.to_env)
-        # The number of a benchmark's final evaluation (policykd.benchmark.rows.fresh).
+        # The number of a benchmark's final evaluation (policykd.benchmark.rows.final_evaluation_number).
         result = evaluator.run(agent.policies, spec["final_episodes"], [seed], spec["total_timesteps"] + 1)
         evaluator.close()
         rate, steps = agent.config.learning_rate, agent.num_timesteps

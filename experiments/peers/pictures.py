@@ -14,7 +14,7 @@ Side = tuple[str, str]
 """A row of a benchmark, and the way of making one policy of its groups (``report.WAYS``)."""
 
 
-def strips(
+def strip_plot(
     returns: Mapping[Side, Mapping[str, np.ndarray]], names: Mapping[Side, str], ours: Collection[Side], path: Path
 ) -> None:
     """A point per seed, and a bar at the interquartile mean; ours in colour.

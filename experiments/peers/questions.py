@@ -14,7 +14,7 @@ GATED = "four_mutual_2"
 """The row that the gate chose for Q1."""
 
 
-def in_every_way(*rows: tuple[str, str]) -> list[Any]:
+def pairs_by_rule(*rows: tuple[str, str]) -> list[Any]:
     """Comparisons of a row that distils with the same without, for each way of making one policy of a group."""
     return [((row, way), (shared, way)) for row, shared in rows for way in ("trained", "final", "student")]
 
@@ -57,7 +57,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "Q3 in regimes": {
         "question": "Does distillation add to sharing where rewards are delayed, peers see parts, or updates are many?",
         "results": "results/peers_regimes",
-        "pairs": in_every_way(
+        "pairs": pairs_by_rule(
             *(("mutual", "share"), ("paired", "share")),  # rewards are delayed
             *(("parts_mutual", "parts_share"), ("parts_paired", "parts_share")),  # each peer sees a part
             ("paired_8", "share_8"),  # updates are many
@@ -66,7 +66,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "Q3 sparse": {
         "question": "Does distillation add to sharing where the reward must first be found?",
         "results": "results/peers_sparse",
-        "pairs": in_every_way(("mutual", "share"), ("paired", "share"), ("four_mutual", "four_share")),
+        "pairs": pairs_by_rule(("mutual", "share"), ("paired", "share"), ("four_mutual", "four_share")),
     },
     "Table 1": {
         "question": "Of the paper's Table 1, what holds with PPO at a tenth of its steps?",

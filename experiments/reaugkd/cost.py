@@ -29,7 +29,7 @@ from policykd.benchmark.documents import publish
 from policykd.classification.retrieval import Lookup, Retrieval
 from policykd.classification.transformer import EMBEDDING, TextClassifier
 from policykd.cli import guarded
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 from policykd.core.files import versions, write_text
 from policykd.memory import KnowledgeBase
 from policykd.memory.knowledge_base import Index
@@ -69,7 +69,7 @@ def main(options: Options) -> None:
     """Measure, write rows and table."""
     torch.set_num_threads(1)
     if options.child:
-        print(json.dumps(a_million()))
+        print(json.dumps(million_keys()))
         return
     options.out.mkdir(parents=True, exist_ok=True)
     if "latency" in options.parts:
@@ -122,7 +122,7 @@ def _in_turns(
 
 def _student(layers: int, width: int) -> TextClassifier:
     """A student of BERT's shape."""
-    transformers = needs("transformers", "transformers")
+    transformers = import_extra("transformers", "transformers")
     config = transformers.BertConfig(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=12, intermediate_size=4 * width
     )
@@ -137,7 +137,7 @@ def _random_memory(keys: int, width: int, classes: int, index: Index) -> Knowled
     return memory
 
 
-def a_million() -> dict[str, float]:
+def million_keys() -> dict[str, float]:
     """Build, save, map and query a memory of a million keys; peak memory of this process."""
     import resource
 

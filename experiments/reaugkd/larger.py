@@ -82,7 +82,7 @@ def measure(seed: int, digits: Examples, test: Examples) -> list[dict[str, Any]]
     draw(teacher, 1000 + seed)
     labels_alone = {"epochs": 15, "seed": seed}
     Distiller(teacher, None, method="cross_entropy", config=labels_alone, device="cpu").fit(everything, validation)
-    found = [{"images": ALL, "row": "teacher", **judged(teacher, test)}]
+    found = [{"images": ALL, "row": "teacher", **evaluate(teacher, test)}]
     known = {row["row"]: row for row in nearest_neighbours(SIZES[-1], seed, digits, test)}
     for size in SIZES:
         own = parts(size, seed, digits)[1]
@@ -94,7 +94,7 @@ def measure(seed: int, digits: Examples, test: Examples) -> list[dict[str, Any]]
             config |= {name: getattr(size, name) for name in ("learning_rate", "projection_epochs")}
             distiller = Distiller(student, teacher, method="reaugkd", config=config, device="cpu").fit(own, validation)
             name = "reaugkd_student" if alpha else "kd"
-            found.append({"images": size.images, "row": name, **judged(student, test)})
+            found.append({"images": size.images, "row": name, **evaluate(student, test)})
         for name, data in (("own", own), ("all", everything)):
             retrieval = choose(with_memory(distiller, build_memory(distiller, data)), validation)
             accuracy = retrieval.evaluate(test)["accuracy"]
@@ -107,7 +107,7 @@ def measure(seed: int, digits: Examples, test: Examples) -> list[dict[str, Any]]
 
 
 @torch.no_grad()
-def judged(network: torch.nn.Module, test: Examples) -> dict[str, Any]:
+def evaluate(network: torch.nn.Module, test: Examples) -> dict[str, Any]:
     """Accuracy of a network that looks nothing up."""
     network.eval()
     right = network(test[0]).argmax(1) == test[1]

@@ -81,7 +81,7 @@ def our_agent(options: Options, case: Case) -> DualStudent:
 def steps_only(agent: DualStudent, steps: int, hooks: Hooks | None = None) -> None:
     """Train for ``steps`` steps of all learners together: the training loop without the evaluation that ends it."""
     end = agent.num_timesteps + steps // len(agent.seeds)
-    agent.run.aim(end)
+    agent.run.set_end(end)
     agent.ready(steps)
     with agent.computing():
         train(agent.recipe, agent.run, hooks or agent.hooks(), end)

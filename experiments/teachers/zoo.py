@@ -19,7 +19,7 @@ from policykd.cli import guarded
 from policykd.cli.output import say
 from policykd.core.errors import PolicyKDError
 from policykd.teachers import versions
-from policykd.teachers.task import base_name, look_at
+from policykd.teachers.task import base_name, inspect_task
 
 COLUMNS = (
     *("agent", "task", "outcome", "algorithm", "observations", "actions", "normalised", "observation_map"),
@@ -39,7 +39,7 @@ class Options:
     """Episodes that each agent plays, from seed 0; 0 only reads it."""
 
 
-class _Words(logging.Handler):
+class _Warnings(logging.Handler):
     """Keeps what was warned of."""
 
     def __init__(self) -> None:
@@ -61,10 +61,10 @@ def examine(folder: Path, episodes: int) -> dict[str, Any]:
     base = re.sub(r"-v\d+_\d+$", "", folder.name)
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
     row |= {"agent": name, "task": base, "outcome": "refused"}
-    words, logger = _Words(), logging.getLogger("policykd")
+    words, logger = _Warnings(), logging.getLogger("policykd")
     logger.addHandler(words)
     try:
-        task = look_at(base)
+        task = inspect_task(base)
         row["task"] = task.env_id
         teacher, used = _load(folder, task.env_id, task.observation_size)
         network = teacher.policy.network

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 
 
 class Estimate(NamedTuple):
@@ -34,7 +34,7 @@ def interval(scores: np.ndarray | list[np.ndarray], function: Callable[..., Any]
     if min(map(len, sides)) < 2:
         value = np.asarray(function(*sides), float)
         return Estimate(value if value.ndim else float(value), *[value * np.nan] * 2)
-    library = needs("rliable.library", "benchmark")
+    library = import_extra("rliable.library", "benchmark")
     data = {"x": scores}
     with _seeded():
         point, limits = library.get_interval_estimates(data, function, reps=resamples)

@@ -25,7 +25,7 @@ def run_cell(cell: Cell, folder: Path, report: Report) -> CellResult:
     Raises:
         PolicyKDError: settings, the task or a file are invalid, or a learner diverged and its returns are NaN.
     """
-    train = train_sb3_seeds if cell.by_sb3 else train_ours
+    train = train_sb3_seeds if cell.is_sb3 else train_ours
     rows, details = train(cell, folder, report)
     if (bad := next((r for r in rows if not math.isfinite(r.mean)), None)) is not None:
         raise PolicyKDError(

@@ -22,7 +22,7 @@ class TimeLeft:
     Args:
         missing: cells to run.
         workers: number of cells that run in parallel.
-        known: seconds per step of cells finished earlier, by ``Cell.by_sb3``.
+        known: seconds per step of cells finished earlier, by ``Cell.is_sb3``.
     """
 
     def __init__(self, missing: Sequence[Cell], workers: int, known: dict[bool, float]) -> None:
@@ -38,16 +38,16 @@ class TimeLeft:
         if isinstance(event, Progressed):
             before, steps = self.began.get(name, (now, event.steps))
             if event.steps > steps:
-                seconds, done = self.measured[event.cell.by_sb3]
-                self.measured[event.cell.by_sb3] = [seconds + now - before, done + event.steps - steps]
+                seconds, done = self.measured[event.cell.is_sb3]
+                self.measured[event.cell.is_sb3] = [seconds + now - before, done + event.steps - steps]
             self.began[name], self.steps[name] = (now, event.steps), event.steps
         elif not isinstance(event, Started):
             self.ended.add(name)
             self.steps[name] = event.cell.steps
 
-    def _rate(self, by_sb3: bool) -> float | None:
-        seconds, steps = self.measured[by_sb3]
-        return seconds / steps if steps else self.known.get(by_sb3)
+    def _rate(self, is_sb3: bool) -> float | None:
+        seconds, steps = self.measured[is_sb3]
+        return seconds / steps if steps else self.known.get(is_sb3)
 
     def left(self) -> float | None:
         """Estimated remaining seconds; None without data."""
@@ -56,7 +56,7 @@ class TimeLeft:
         if not some:
             return None
         work = [
-            (cell.steps - self.steps[cell.name]) * (rates[cell.by_sb3] or max(some))
+            (cell.steps - self.steps[cell.name]) * (rates[cell.is_sb3] or max(some))
             for cell in self.cells
             if cell.name not in self.ended
         ]

@@ -8,7 +8,7 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_text
 
 
-def with_part(document: str, name: str, text: str) -> str:
+def insert_section(document: str, name: str, text: str) -> str:
     """Put ``text`` between a document's markers, or at its end if it has none.
 
     Raises:
@@ -31,7 +31,7 @@ def publish(text: str, page: Path, name: str) -> None:
     """Put a text between the markers in a file, if the file exists and has both of them once."""
     document = read_document(page) if page.is_file() else ""
     if f"<!-- {name}: end -->" in document.partition(f"<!-- {name}: begin -->")[2]:
-        write_text(page, with_part(document, name, text))
+        write_text(page, insert_section(document, name, text))
 
 
 def read_document(path: Path) -> str:

@@ -21,7 +21,7 @@ from policykd.benchmark.worker import CELL, RESULT
 from policykd.core import plugins
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.files import CHECKPOINT
-from policykd.core.lock import alone
+from policykd.core.lock import locked
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
         raise PolicyKDError("benchmark: --address is of Ray's cluster: it needs --engine ray")
     workers = local.check_jobs(options.jobs, options.threads)
     work.mkdir(parents=True, exist_ok=True)
-    with alone(work):
+    with locked(work):
         planned = plan(spec, results, options.only)
         results.begin(spec, path.read_text(encoding="utf-8"))
         command = _command(path, spec, options)
@@ -106,7 +106,7 @@ def _events(missing: list[Cell], work: Path, options: MatrixOptions) -> Iterator
     """Yield results that a killed driver left unread, then the engine's events."""
     left = []
     for cell in missing:
-        if (result := _left_result(cell, work / cell.name)) is not None:
+        if (result := _leftover_result(cell, work / cell.name)) is not None:
             yield Finished(cell, result)
         else:
             left.append(cell)
@@ -131,7 +131,7 @@ def _keep(event: Event, results: Results, work: Path, command: str) -> list[str]
     return []
 
 
-def _left_result(cell: Cell, folder: Path) -> CellResult | None:
+def _leftover_result(cell: Cell, folder: Path) -> CellResult | None:
     try:
         if json.loads((folder / CELL).read_text(encoding="utf-8")) == cell.plain():
             return from_json((folder / RESULT).read_text(encoding="utf-8"))
@@ -155,6 +155,6 @@ def _known_rates(planned: Plan, results: Results) -> dict[bool, float]:
     for cell in planned.cells:
         if cell.name in planned.done:
             seconds = float(results.provenance(cell).get("seconds", 0.0))
-            total = sums.setdefault(cell.by_sb3, [0.0, 0.0])
+            total = sums.setdefault(cell.is_sb3, [0.0, 0.0])
             total[0], total[1] = total[0] + seconds, total[1] + cell.steps
     return {kind: seconds / steps for kind, (seconds, steps) in sums.items()}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from policykd.benchmark.progress import Report, Throttled
-from policykd.benchmark.rows import Row, fresh, gradient_updates, group_updates, row
+from policykd.benchmark.rows import Row, final_evaluation_number, gradient_updates, group_updates, row
 from policykd.benchmark.spec import Cell
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT, STEPS
@@ -43,7 +43,7 @@ def train_ours(cell: Cell, folder: Path, report: Report) -> tuple[list[Row], dic
     rows = [r for steps, e in evaluated for r in _rows(cell, "curve", steps, e, seconds.get(steps, agent.run.elapsed))]
     seeds = [seed for seed, _ in agent.learners]
     with closing(Evaluator(agent.factory, agent.n_learners, agent.action_scale.to_env)) as evaluator:
-        final = evaluator.run(agent.policies, cell.final_episodes, seeds, fresh(cell))
+        final = evaluator.run(agent.policies, cell.final_episodes, seeds, final_evaluation_number(cell))
     rows += _rows(cell, "final", cell.total_timesteps, final, agent.run.elapsed)
     rows += _as_one(cell, agent, final)
     _check_updates(cell, agent)
@@ -78,7 +78,9 @@ def _as_one(cell: Cell, agent: DualStudent, final: Evaluation) -> Iterator[Row]:
     found = {"trained": final.returns[chosen]}
     with closing(Evaluator(agent.factory, len(cell.seeds), agent.action_scale.to_env)) as evaluator:
         for phase, act in policies.items():
-            found[phase] = evaluator.run(act, cell.final_episodes, list(cell.seeds), fresh(cell)).returns
+            found[phase] = evaluator.run(
+                act, cell.final_episodes, list(cell.seeds), final_evaluation_number(cell)
+            ).returns
     for phase, returns in found.items():
         seconds = agent.run.elapsed + (shipping if phase == "student" else 0.0)
         for group, seed in enumerate(cell.seeds):

@@ -14,7 +14,7 @@ from policykd.benchmark.spec import Cell
 from policykd.benchmark.worker import failure, work
 from policykd.core import plugins
 from policykd.core.errors import PolicyKDError, one_line
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 
 POLL_SECONDS = 0.5
 
@@ -65,7 +65,7 @@ def _known(ray: Any, progress: Any) -> dict[str, int]:
 
 
 def _connect(address: str | None) -> Any:
-    ray = needs("ray", "ray")
+    ray = import_extra("ray", "ray")
     if not ray.is_initialized():
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning about unused GPUs
         try:

@@ -17,9 +17,9 @@ from policykd.benchmark.bootstrap import Estimate
 from policykd.benchmark.results import Results
 from policykd.benchmark.spec import BASELINES, Spec, task_folder
 from policykd.benchmark.statistics import METRICS, REFERENCES, RULES, Summary, TaskSummary
-from policykd.benchmark.tables import number, partly, shown
+from policykd.benchmark.tables import coverage_note, number, shown
 from policykd.core.errors import PolicyKDError
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 from policykd.core.files import write_text
 from policykd.distillation.methods import METHODS
 
@@ -42,7 +42,7 @@ def write_page(summary: Summary, results: Results, out: Path) -> None:
     Raises:
         PolicyKDError: plotly is not installed, or no cell is finished.
     """
-    plotly = needs("plotly.offline", "benchmark")
+    plotly = import_extra("plotly.offline", "benchmark")
     if not summary.backbones and not summary.failures:
         raise PolicyKDError(f"report: {results.store.place} has no finished cell yet: run the benchmark first")
     parts = {
@@ -124,7 +124,7 @@ def _method(summary: Summary, backbone: str, name: str, results: Results, out: P
     return {
         "tasks": {task: _task(spec, backbone, name, task, found, results, out) for task, found in method.tasks.items()},
         "aggregate": None if aggregate is None else {rule: _estimates(aggregate[rule]) for rule in RULES},
-        "partly": partly(summary, backbone, name),
+        "partly": coverage_note(summary, backbone, name),
         "better": {rule: _estimates(better[rule]) for rule in RULES},
         "curve": None if method.curve is None else _band(method.curve),
         "profile": None if profile is None else {rule: _band(profile[rule]) for rule in RULES},

@@ -24,7 +24,7 @@ from policykd.benchmark.spec import Cell, Spec, task_folder
 from policykd.benchmark.spec_file import parse_spec
 from policykd.core.errors import PolicyKDError, differences
 from policykd.core.files import csv_text, remove_unfinished, write_bytes
-from policykd.core.lock import alone
+from policykd.core.lock import locked
 from policykd.core.parsing import parse_json
 from policykd.training import snapshot
 
@@ -99,13 +99,13 @@ class Store:
             remove_unfinished(Path(self.place), *(Path(self.place, name) for name in folders))
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Lock the folder against other drivers; a remote location cannot be locked."""
         if self._remote is not None:
             yield
             return
         Path(self.place).mkdir(parents=True, exist_ok=True)
-        with alone(Path(self.place), timeout=HELD_SECONDS):
+        with locked(Path(self.place), timeout=HELD_SECONDS):
             yield
 
     def names(self) -> list[str]:
@@ -229,7 +229,7 @@ class Results:
             PolicyKDError: another process locks the folder for longer than a minute.
         """
         name = _csv(cell)
-        with self.store.held():  # another driver may add another backbone's rows
+        with self.store.locked():  # another driver may add another backbone's rows
             kept = _by_backbone(self.store.read(name) or "")
             kept[cell.backbone] = _format(result.rows)
             text = "\n".join([",".join(COLUMNS), *(line for key in sorted(kept) for line in kept[key])]) + "\n"

@@ -79,7 +79,7 @@ def group_updates(cell: Cell, steps: int) -> int:
     return busiest // cell.settings.updates_at_once * sum(map(int, each))
 
 
-def fresh(cell: Cell) -> int:
+def final_evaluation_number(cell: Cell) -> int:
     """Number of the final evaluation, unused during training, so that its initial states are new."""
     return cell.total_timesteps + 1
 

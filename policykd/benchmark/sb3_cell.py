@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from policykd import export
 from policykd.benchmark.progress import Report, Throttled
-from policykd.benchmark.rows import Row, fresh, gradient_updates, row
+from policykd.benchmark.rows import Row, final_evaluation_number, gradient_updates, row
 from policykd.benchmark.spec import Cell
 from policykd.core.compute import one_thread
 from policykd.core.errors import PolicyKDError
@@ -91,13 +91,13 @@ def _kept(done: Path, cell: Cell) -> list[Row] | None:
     try:
         content = json.loads(done.read_text(encoding="utf-8"))
         before = Cell.from_plain(content["cell"])
-        same = _but_seeds(before) == _but_seeds(cell)
+        same = _without_seeds(before) == _without_seeds(cell)
         return [Row(*values) for values in content["rows"]] if same else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, PolicyKDError):
         return None
 
 
-def _but_seeds(cell: Cell) -> tuple[Cell, Config]:
+def _without_seeds(cell: Cell) -> tuple[Cell, Config]:
     """A cell without its seeds, and its settings completed with defaults for those its version lacked."""
     return replace(cell, seeds=(), config={}), cell.settings
 
@@ -122,7 +122,7 @@ def _train(cell: Cell, seed: int, net_arch: tuple[int, ...], run_dir: Path, prog
         with one_thread():
             model.learn(cell.total_timesteps, callback=CallbackList([progress, evaluation]))
             seconds = time.perf_counter() - started - evaluation.seconds
-            final = evaluation.play(model, cell.final_episodes, fresh(cell))
+            final = evaluation.play(model, cell.final_episodes, final_evaluation_number(cell))
         updates = _updates(cell, model)
         _check_updates(cell, updates)
         model.save(run_dir / "model.zip")

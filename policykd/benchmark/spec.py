@@ -90,7 +90,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         """Refuse invalid numbers."""
-        _counts(self, "seeds", "peers", "utd")
+        _check_counts(self, "seeds", "peers", "utd")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Cell:
         return f"{task_folder(self.task)}/{self.method}-{self.backbone}"
 
     @property
-    def by_sb3(self) -> bool:
+    def is_sb3(self) -> bool:
         """Whether SB3 trains it, one seed after another."""
         return self.base in ("sb3", "sb3_double")
 
@@ -133,7 +133,7 @@ class Cell:
     @property
     def steps(self) -> int:
         """Total steps of its progress: of one group if all train at once, of all seeds together for SB3."""
-        return self.total_timesteps * (len(self.seeds) if self.by_sb3 else 1)
+        return self.total_timesteps * (len(self.seeds) if self.is_sb3 else 1)
 
     @cached_property
     def settings(self) -> Config:
@@ -184,7 +184,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         """Refuse invalid values."""
-        _counts(self, "total_timesteps", *MOST, "utd")
+        _check_counts(self, "total_timesteps", *MOST, "utd")
         not_negative(self, "first_seed", *(["random_steps"] if self.random_steps is not None else []))
         check_file_name("name", self.name)
         whole = self.total_timesteps % self.evaluations == 0
@@ -259,13 +259,13 @@ class Spec:
             final_episodes=self.final_episodes,
             config=snapshot.plain(config),
         )
-        if cell.by_sb3:
+        if cell.is_sb3:
             require(cell.seeds[-1] < 2**32, "seed", cell.seeds[-1], "is none for SB3, whose seeds are below 2^32")
             export.check_trained_by_sb3(config)
         return cell
 
 
-def _counts(settings: Spec | Entry, *names: str) -> None:
+def _check_counts(settings: Spec | Entry, *names: str) -> None:
     """Refuse numbers below 1 or above their limit; None is unset."""
     for name in names:
         if (value := getattr(settings, name)) is not None:

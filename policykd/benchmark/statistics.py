@@ -157,7 +157,7 @@ def read_scores(cell: Cell, rows: list[Row]) -> Scores:
             f"{cell.name}.json to run the cell again"
         )
     ends = [r for r in rows if r.phase == "final" and r.learner == 0]
-    total = sum(r.seconds for r in ends) if cell.by_sb3 else ends[0].seconds
+    total = sum(r.seconds for r in ends) if cell.is_sb3 else ends[0].seconds
     seconds_as_one = {r.phase: r.seconds / len(cell.seeds) for r in rows if r.phase in AS_ONE}
     return Scores(steps, curve, final, as_one, ends[0].updates, total / len(cell.seeds), seconds_as_one)
 

@@ -57,7 +57,7 @@ def measure(
 def _fidelity(agent: TeacherStudent, k: int) -> dict[str, Fidelity]:
     """Fidelity of student to teacher; not measured if one of them needs more than a state."""
     assert agent.panel is not None
-    if agent.remembers or not agent.panel.at_single_states:
+    if agent.remembers or not agent.panel.is_stateless:
         return dict.fromkeys(("student_states", "teacher_states"), Fidelity(math.nan, math.nan, math.nan))
     return fidelity(agent, k)
 

@@ -72,11 +72,11 @@ def aggregate_table(summary: Summary, backbone: str) -> str:
         aggregate = None if method.aggregate is None else method.aggregate["selected"]
         cells = [EMPTY if aggregate is None else shown(aggregate[metric]) for metric in METRICS]
         cells += [shown(found) if (found := method.better["selected"].get(r)) else EMPTY for r in REFERENCES]
-        lines.append(f"| {' '.join((name, partly(summary, backbone, name))).strip()} | {' | '.join(cells)} |")
+        lines.append(f"| {' '.join((name, coverage_note(summary, backbone, name))).strip()} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def partly(summary: Summary, backbone: str, method: str) -> str:
+def coverage_note(summary: Summary, backbone: str, method: str) -> str:
     """A note for methods that have not run on every task of a backbone, else an empty string."""
     have = len(summary.backbones[backbone][method].tasks)
     wanted = sum(backbone in task.backbones for task in summary.spec.tasks.values())

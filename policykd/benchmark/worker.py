@@ -16,10 +16,10 @@ from policykd.benchmark.cell import run_cell
 from policykd.benchmark.rows import to_json
 from policykd.benchmark.spec import Cell
 from policykd.core import plugins
-from policykd.core.errors import kind_and_line
+from policykd.core.errors import type_and_text
 from policykd.core.files import write_text
 from policykd.core.interrupts import REQUEUE, terminating
-from policykd.core.lock import alone
+from policykd.core.lock import locked
 
 CELL, RESULT, FAILURE = "cell.json", "result.json", "failure.txt"
 LOCK_SECONDS = 60
@@ -32,13 +32,13 @@ def work(cell: Cell, folder: Path, report: object) -> str:
         PolicyKDError: another process holds the lock for longer than a minute.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder, timeout=LOCK_SECONDS):
+    with locked(folder, timeout=LOCK_SECONDS):
         return to_json(run_cell(cell, folder, report))  # type: ignore[arg-type]
 
 
 def failure(error: BaseException) -> str:
     """Format an error as one line and its traceback."""
-    return f"{kind_and_line(error)}\n\n{''.join(traceback.format_exception(error))}"
+    return f"{type_and_text(error)}\n\n{''.join(traceback.format_exception(error))}"
 
 
 def main(folder: Path) -> int:

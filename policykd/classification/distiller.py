@@ -18,7 +18,7 @@ from policykd.classification.data.augment import Augment
 from policykd.classification.data.batches import Adaptor, loader, split_batch
 from policykd.classification.measures.evaluation import Evaluation, examples
 from policykd.classification.models import check_names, name_classes, save_pretrained
-from policykd.classification.outputs import call, check_numbers, evaluating, first_look
+from policykd.classification.outputs import call, check_numbers, evaluating, try_call
 from policykd.classification.processes import autocast, make_accelerator
 from policykd.classification.settings import plain, resolve_config
 from policykd.classification.state import Training
@@ -28,11 +28,11 @@ from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT, as_path, checkpoint_path, write_bytes
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
-from policykd.core.lock import alone
+from policykd.core.lock import locked
 from policykd.distillation.supervised import find_method
 from policykd.distillation.supervised.method import Method
 from policykd.distillation.supervised.training_config import TrainingConfig
-from policykd.training.run_folder import RunFolder, to_go_on
+from policykd.training.run_folder import RunFolder, resume_advice
 from policykd.training.snapshot import with_own_parts
 
 BEST = "best_model.safetensors"
@@ -156,7 +156,7 @@ class Distiller(Training):
 
         writes = self.folder is not None and self.accelerator.is_main_process
         with (
-            alone(self.folder.path) if self.folder and writes else nullcontext(),
+            locked(self.folder.path) if self.folder and writes else nullcontext(),
             closing(Trainer(self, batches, augment, self.logger)) as trainer,
             self._signals() as interrupts,
         ):
@@ -181,7 +181,7 @@ class Distiller(Training):
                 saved = self.folder.checkpoint
                 there = f"{saved} is of the last whole pass" if saved.exists() else "nothing saved"
                 passes = f"interrupted in pass {self.passes + 1}"
-                print(f"\n{passes}: {there}; go on with {to_go_on()}", flush=True)
+                print(f"\n{passes}: {there}; go on with {resume_advice()}", flush=True)
             raise
 
     def check(self, train: Any) -> None:
@@ -191,7 +191,7 @@ class Distiller(Training):
             PolicyKDError: they do not.
         """
         batches = loader(train, self.config.batch_size, self.config.seed, "training", self.accelerator.num_processes)
-        Trainer(copy(self), batches, None, Logger(None, []), asks=False).close()
+        Trainer(copy(self), batches, None, Logger(None, []), fill_cache=False).close()
 
     def evaluate(self, data: Any) -> dict[str, float]:
         """Quality and fidelity of the student (see ``policykd.classification.measures.metrics``)."""
@@ -203,7 +203,7 @@ class Distiller(Training):
         parts = []
         with evaluating(self.student):
             for x, _, _ in examples(inputs, self.adaptor, self.device, "prediction"):
-                with autocast(self.device, self.config.mixed_precision), first_look("prediction data", self.student, x):
+                with autocast(self.device, self.config.mixed_precision), try_call("prediction data", self.student, x):
                     parts.append(call(self.student, x).float().softmax(1).cpu())
         found = torch.cat(parts)
         check_numbers(found, "student")
@@ -278,7 +278,7 @@ class Distiller(Training):
         loaded = checkpoint.load(path)
         if "student" not in loaded:
             raise PolicyKDError(f"checkpoint: {path} holds no distiller")
-        with checkpoint.understood(path):
+        with checkpoint.content_errors(path):
             settings = loaded["settings"]
             name = settings["method"]
             if method is not None and method.__name__ != name:

@@ -92,7 +92,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         self.mean_, self.std_ = mean_and_scale(X)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         sizes, data = (X.shape[1], len(self.classes_)), (self._standard(X), torch.from_numpy(codes))
-        student = _made(self.student, sizes, self.widths, seed)
+        student = _make_network(self.student, sizes, self.widths, seed)
         config = {**DEFAULTS, "seed": seed, **(self.config or {})}
         options: dict[str, Any] = {"method": self.method, "config": config, "device": self.device}
         if hasattr(self.teacher, "predict_proba"):
@@ -129,7 +129,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
                 f"teacher: {type(self.teacher).__name__} has no predict_proba: choose one that has, or calibrate it "
                 "(sklearn.calibration.CalibratedClassifierCV)"
             )
-        teacher = _made(self.teacher, sizes, (256, 256), seed + 1)
+        teacher = _make_network(self.teacher, sizes, (256, 256), seed + 1)
         batch = (self.config or {}).get("batch_size", DEFAULTS["batch_size"])
         config = {**DEFAULTS, "batch_size": batch, "epochs": self.teacher_epochs, "seed": seed + 1}
         return Distiller(teacher, None, method="cross_entropy", config=config, device=self.device).fit(data).student
@@ -163,7 +163,7 @@ class _Answered(nn.Module):
         return self.answers
 
 
-def _made(make: Make | None, sizes: tuple[int, int], widths: tuple[int, ...], seed: int) -> nn.Module:
+def _make_network(make: Make | None, sizes: tuple[int, int], widths: tuple[int, ...], seed: int) -> nn.Module:
     """Make a network with seeded initial weights."""
     if isinstance(make, nn.Module) or not (make is None or callable(make)):
         raise PolicyKDError(

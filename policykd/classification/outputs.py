@@ -56,7 +56,7 @@ def _readable(part: Any, kind: torch.dtype) -> Any:
 
 
 @contextmanager
-def first_look(whose: str, model: nn.Module, inputs: Inputs) -> Iterator[None]:
+def try_call(whose: str, model: nn.Module, inputs: Inputs) -> Iterator[None]:
     """Report errors of a network's first forward pass in one line.
 
     Raises:
@@ -138,7 +138,8 @@ class FeatureReader:
         self.seen: dict[str, Tensor] = {}
         modules = [self._module(model, path) for path in self.paths]
         self.handles = [
-            module.register_forward_hook(self._keeper(path)) for path, module in zip(self.paths, modules, strict=True)
+            module.register_forward_hook(self._make_hook(path))
+            for path, module in zip(self.paths, modules, strict=True)
         ]
 
     def _module(self, model: nn.Module, path: str) -> nn.Module:
@@ -151,7 +152,7 @@ class FeatureReader:
             raise PolicyKDError(f"features: the {self.whose} has no module {path!r}{nearest(path, known)}")
         return module
 
-    def _keeper(self, path: str) -> Any:
+    def _make_hook(self, path: str) -> Any:
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
             found = _first_tensor(output)
             # A copy, since later layers may work in place, as torchvision's ReLUs and residual sums do.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from policykd.core.errors import PolicyKDError, one_line
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 
 
 def make_accelerator(device: str, mixed_precision: str, seed: int) -> Any:
@@ -19,9 +19,9 @@ def make_accelerator(device: str, mixed_precision: str, seed: int) -> Any:
     A batch is split among the processes, so that their number does not change training. Loaders shuffle by ``seed`` and
     epoch.
     """
-    accelerate, state = needs("accelerate"), needs("accelerate.state")
+    accelerate, state = import_extra("accelerate"), import_extra("accelerate.state")
     check_device(device)
-    _make_room(state, "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda", mixed_precision)
+    _reset_accelerate(state, "cpu" if device == "cpu" or not torch.cuda.is_available() else "cuda", mixed_precision)
     try:
         return accelerate.Accelerator(
             cpu=device == "cpu",
@@ -47,7 +47,7 @@ def check_device(device: str) -> None:
         raise PolicyKDError("device: 'cuda' cannot be used: torch sees no CUDA device here")
 
 
-def _make_room(state: Any, device: str, mixed_precision: str) -> None:
+def _reset_accelerate(state: Any, device: str, mixed_precision: str) -> None:
     """Reset accelerate's global state if it has another device or precision.
 
     accelerate fixes both per process. Here every distiller has its own device and precision, and uses its accelerator
@@ -74,7 +74,7 @@ def shared(accelerator: Any, batches: DataLoader) -> Any:
 
 def on_device(batches: Iterable[Any], device: torch.device) -> Iterator[Any]:
     """Iterate over this process's share of the batches, moved to a device."""
-    send = needs("accelerate.utils").send_to_device
+    send = import_extra("accelerate.utils").send_to_device
     for batch in batches:
         yield send(batch, device)
 
@@ -103,7 +103,7 @@ def share_state(accelerator: Any, *modules: nn.Module) -> None:
     """Broadcast the first process's weights and buffers: initial weights and batch statistics may differ."""
     if accelerator.num_processes == 1:
         return
-    utils = needs("accelerate.utils")
+    utils = import_extra("accelerate.utils")
     for module in modules:
         for tensor in module.state_dict().values():
             if isinstance(tensor, Tensor):

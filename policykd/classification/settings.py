@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from policykd.core import registry
-from policykd.core.errors import PolicyKDError, telling
+from policykd.core.errors import PolicyKDError, reraise
 from policykd.core.fields import change, check_schedule
 from policykd.distillation.divergences import DIVERGENCES
 from policykd.distillation.schedules import SCHEDULES
@@ -58,7 +58,7 @@ def make_optimizer(config: TrainingConfig, parameters: list[nn.Parameter], rate:
     make = registry.find("optimizer", config.optimizer, OPTIMIZERS)
     if not callable(config.optimizer):
         return make(parameters, lr=rate, weight_decay=config.weight_decay)
-    with telling("optimizer: must give a torch optimiser of the parameters: "):
+    with reraise("optimizer: must give a torch optimiser of the parameters: "):
         made = make(parameters)
     if not isinstance(made, Optimizer):
         raise PolicyKDError(f"optimizer: must give a torch optimiser of the parameters, not {made!r:.200}")

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from policykd.classification.data.batches import Adaptor, Inputs
-from policykd.classification.data.checks import check_same, outline
+from policykd.classification.data.checks import check_same, data_fingerprint
 from policykd.classification.models import load_weights
 from policykd.classification.outputs import call
 from policykd.classification.teacher import Ensemble, are_probabilities, as_log_probabilities, output_kind
@@ -90,9 +90,9 @@ class Training:
         Raises:
             PolicyKDError: the run was started with other data.
         """
-        now = {what: outline(batches) for what, batches in sources.items() if batches is not None}
+        now = {what: data_fingerprint(batches) for what, batches in sources.items() if batches is not None}
         if self.method is None and self.passes:  # read from a file, before its first fit
-            with checkpoint.understood("the run's checkpoint"):
+            with checkpoint.content_errors("the run's checkpoint"):
                 for what in (what for what in now if what in self.data):
                     check_same(what, self.data[what], now[what])
         self.data |= now

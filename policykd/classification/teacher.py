@@ -54,7 +54,7 @@ class Ensemble(nn.Module):
         return ensemble_logits(torch.stack(logits))
 
 
-class Chooser(nn.Module):
+class PolicyClassifier(nn.Module):
     """A policy over C discrete actions as a classifier of C classes.
 
     Q-values become softmax(Q / 0.01), the default for students in RL (docs/discrete.md).
@@ -79,11 +79,13 @@ class Chooser(nn.Module):
 def as_teacher(teacher: Teachers | None, gives: Gives = "auto", whose: str = "teacher") -> nn.Module | None:
     """Convert a network, a policy of discrete actions, a sequence of these or None to one network."""
     if isinstance(teacher, Teacher):
-        return Chooser(teacher)
+        return PolicyClassifier(teacher)
     if teacher is None or isinstance(teacher, nn.Module):
         return teacher
     if isinstance(teacher, Sequence) and all(isinstance(member, nn.Module | Teacher) for member in teacher):
-        return Ensemble([Chooser(member) if isinstance(member, Teacher) else member for member in teacher], gives)
+        return Ensemble(
+            [PolicyClassifier(member) if isinstance(member, Teacher) else member for member in teacher], gives
+        )
     raise PolicyKDError(
         f"{whose}: expected a torch module, a Teacher, a list of them or None, got {type(teacher).__name__}"
     )

@@ -19,14 +19,14 @@ from policykd.classification.data.batches import Batch, Inputs, Rows, checked_la
 from policykd.classification.data.checks import check_batches, split
 from policykd.classification.log import TrainingLog
 from policykd.classification.measures.evaluation import BATCH, Evaluation
-from policykd.classification.outputs import FeatureReader, call, check_classes, evaluating, first_look
+from policykd.classification.outputs import FeatureReader, call, check_classes, evaluating, try_call
 from policykd.classification.processes import autocast, average_gradients, on_device, share_state, shared
 from policykd.classification.settings import make_optimizer
 from policykd.classification.state import Training
 from policykd.classification.teacher import OutputCache, check_logits
-from policykd.core.checkpoint import understood
+from policykd.core.checkpoint import content_errors
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import number_at
+from policykd.core.fields import value_at
 from policykd.core.interrupts import Interrupts
 from policykd.core.registry import find
 from policykd.distillation.categorical import hard_loss
@@ -44,14 +44,14 @@ class Trainer:
         batches: the training data.
         augment: augments the inputs of every batch.
         logger: logger of the rows.
-        asks: whether to precompute the teacher's outputs of all rows, if possible.
+        fill_cache: whether to precompute the teacher's outputs of all rows, if possible.
 
     Raises:
         PolicyKDError: data, networks, features and method do not fit together.
     """
 
     def __init__(
-        self, training: Training, batches: DataLoader, augment: Augment | None, logger: Logger, asks: bool = True
+        self, training: Training, batches: DataLoader, augment: Augment | None, logger: Logger, fill_cache: bool = True
     ) -> None:
         self.training, self.augment = training, augment
         self.config, self.accelerator = training.config, training.accelerator
@@ -67,7 +67,7 @@ class Trainer:
             self.teacher_features = stack.enter_context(FeatureReader(teacher, teacher_paths, "teacher"))
             self.method = training.method = self._make_method(batches)
             self._make_optimizers(batches)
-            if asks:
+            if fill_cache:
                 self._fill_cache(batches)
             self.close = stack.pop_all().close  # hooks stay until the run ends or an error is raised here
         self.source, self.batches = batches, shared(self.accelerator, batches)
@@ -199,9 +199,9 @@ class Trainer:
             if first is None:
                 raise PolicyKDError("data: the training data are empty")
             inputs, labels = split(training.adaptor, read(first).content)
-            with first_look("student", training.student, inputs):
+            with try_call("student", training.student, inputs):
                 student = self._student_outputs(inputs)
-            with first_look("teacher", training.teacher or training.student, inputs):
+            with try_call("teacher", training.teacher or training.student, inputs):
                 teacher = self._teacher_outputs(inputs)
             compared = student if training.teacher is None else teacher
             check_classes(student.logits, compared.logits, training.classes)
@@ -221,8 +221,8 @@ class Trainer:
                 "or use hinton with alpha=1 and no warm_up_epochs"
             )
         learning = nn.ModuleList([training.student, method])
-        needs = method.needs_labels or config.warm_up_epochs > 0
-        check_batches(batches, training.adaptor, labels, student.logits, learning, looks, needs)
+        import_extra = method.needs_labels or config.warm_up_epochs > 0
+        check_batches(batches, training.adaptor, labels, student.logits, learning, looks, import_extra)
         share_state(self.accelerator, training.student, method)
         return method
 
@@ -240,7 +240,7 @@ class Trainer:
             schedule = find("learning_rate_schedule", config.learning_rate_schedule, SCHEDULES)
             training.schedulers[group] = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(schedule, steps))
             training.optimizers[group] = self.accelerator.prepare_optimizer(optimizer)
-        with understood("the run's checkpoint"):
+        with content_errors("the run's checkpoint"):
             training.restore_method(self.steps_per_pass)
 
     def _length(self, batches: DataLoader) -> int:
@@ -291,7 +291,7 @@ class Trainer:
 
 def _factor(schedule: Callable[[float], float], steps: int) -> Callable[[int], float]:
     """Multiplier of the learning rate at every step."""
-    return lambda step: number_at("learning_rate_schedule", schedule, step / max(1, steps))
+    return lambda step: value_at("learning_rate_schedule", schedule, step / max(1, steps))
 
 
 def _score(result: dict[str, float]) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from policykd.classification.models import names_in
 from policykd.core.errors import PolicyKDError, one_line
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 from policykd.core.parsing import parse_json, read_text
 
 EMBEDDING = "embedding"
@@ -182,7 +182,7 @@ def _check_encoder(model: Any, report: dict[str, Any], folder: str | Path) -> bo
 
 def _transformers() -> Any:
     """Import transformers and silence its warnings: missing weights, such as a head's, are expected here."""
-    transformers = needs("transformers", "transformers")
+    transformers = import_extra("transformers", "transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers

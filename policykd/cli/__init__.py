@@ -53,9 +53,9 @@ def guarded(job: Callable[[], None]) -> None:
     """Run a job; errors that the user can fix end in one line on stderr and exit status 2, signals in ``Stopped``'s."""
     try:
         with terminating():
-            _to_the_last_word(job)
-    except _mendable() as error:
-        if isinstance(error, BrokenPipeError) and _unread():
+            _run_and_flush(job)
+    except _user_errors() as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
             sys.exit(UNREAD)
         print(f"policykd: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
@@ -65,7 +65,7 @@ def guarded(job: Callable[[], None]) -> None:
         sys.exit(CTRL_C)
 
 
-def _to_the_last_word(job: Callable[[], None]) -> None:
+def _run_and_flush(job: Callable[[], None]) -> None:
     """Run a job and flush its output, so that a failure to print is reported like other errors."""
     try:
         job()
@@ -75,7 +75,7 @@ def _to_the_last_word(job: Callable[[], None]) -> None:
     sys.stdout.flush()
 
 
-def _unread() -> bool:
+def _output_is_closed() -> bool:
     """Whether the reader of the output has gone away, as with ``head``; the remaining output is then discarded."""
     output = sys.stdout.fileno()
     pipe = select.poll()
@@ -86,7 +86,7 @@ def _unread() -> bool:
     return True
 
 
-def _mendable() -> tuple[type[Exception], ...]:
+def _user_errors() -> tuple[type[Exception], ...]:
     """Errors reported in one line; gymnasium's only once it is imported, since ``--help`` does without it."""
     errors: tuple[type[Exception], ...] = (PolicyKDError, OSError)  # a full disk, a folder that may not be written
     if "gymnasium" in sys.modules:  # a broken environment

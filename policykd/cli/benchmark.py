@@ -15,7 +15,7 @@ from policykd.benchmark.options import MatrixOptions
 from policykd.cli.options import parse
 from policykd.cli.output import say
 from policykd.core import plugins
-from policykd.core.errors import counted
+from policykd.core.errors import plural
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ def run(arguments: Sequence[str]) -> None:
         planned = plan(spec, Results(out), options.matrix.only)
         for cell in planned.cells:
             state = "done   " if cell.name in planned.done else "missing"
-            say(f"{state} {cell.name}, {counted(len(cell.seeds), 'seed')}")
-        say(f"{len(planned.done)} of {counted(len(planned.cells), 'cell')} done")
+            say(f"{state} {cell.name}, {plural(len(cell.seeds), 'seed')}")
+        say(f"{len(planned.done)} of {plural(len(planned.cells), 'cell')} done")
         return
     failed = run_matrix(options.spec, options.matrix)
     say(f"results {out}   ({plugins.command(f'report {shlex.quote(out)}')})")
     if failed:
-        say(f"{counted(len(failed), 'cell')} failed: {', '.join(failed)}")
+        say(f"{plural(len(failed), 'cell')} failed: {', '.join(failed)}")
         say(f"why is in {out}/*/*.failed.txt; run it again to retry")
         sys.exit(1)

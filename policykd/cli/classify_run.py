@@ -30,8 +30,8 @@ from policykd.cli.distillers import (
     fit_baseline,
     measure,
     open_distiller,
+    print_once,
     run_folder,
-    tell,
     train_teacher,
 )
 from policykd.core.checkpoint import read_weights
@@ -77,15 +77,15 @@ def _train(
 ) -> None:
     """Train and evaluate teacher, student and baseline in the run's folder."""
     if untrained and teacher is not None:
-        tell(f"training the teacher, {options.teacher_epochs} epochs")
+        print_once(f"training the teacher, {options.teacher_epochs} epochs")
         train_teacher(options, teacher, splits.train, splits.validation, folder, _teacher_seed(options), splits.names)
     student = new_student()
-    tell(
+    print_once(
         f"policykd classify: {options.method} on {options.data}, {len(splits.train.labels):,} training examples; "
         f"student {parameters(student):,} parameters"
         + ("" if teacher is None else f", teacher {parameters(teacher):,}")
     )
-    tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+    print_once(f"run folder {folder}   (live: tensorboard --logdir {folder})")
     distiller = open_distiller(options, student, teacher, folder / "student", splits.names)
     distiller.fit(splits.train, splits.validation, progress_bar=True)
     data = splits.train, splits.validation, splits.test
@@ -110,7 +110,7 @@ def read_teacher(members: list[nn.Module], files: Sequence[Path], names: Sequenc
     for member, path in zip(members, files, strict=True):
         try:
             load_weights(member, read_weights(path), f"teacher of {path}")
-            known = _named_by(path)
+            known = _saved_class_names(path)
         except (OSError, ValueError, AttributeError, SafetensorError) as error:
             raise PolicyKDError(f"teacher: cannot read {path}: {error}") from None
         if names is not None and known is not None:
@@ -118,7 +118,7 @@ def read_teacher(members: list[nn.Module], files: Sequence[Path], names: Sequenc
     return Ensemble(members) if len(members) > 1 else members[0]
 
 
-def _named_by(path: str | Path) -> Sequence[str] | None:
+def _saved_class_names(path: str | Path) -> Sequence[str] | None:
     """The class names of a weights file: in the file, as runs save them, or in the ``config.json`` beside it."""
     with safe_open(path, "pt") as file:
         known = parse_json((file.metadata() or {}).get("classes", "null"))

@@ -23,9 +23,9 @@ from policykd.cooperation.tables import Dataset
 from policykd.core.errors import PolicyKDError, nearest
 from policykd.core.fields import require
 from policykd.core.files import OPTIONS, versions, write_text
-from policykd.core.lock import alone
-from policykd.training.resume import command_folder, keep_options
-from policykd.training.run_folder import holds_nothing
+from policykd.core.lock import locked
+from policykd.training.resume import command_folder, save_options
+from policykd.training.run_folder import is_empty_folder
 
 RESULT, RECEIVED = "teaching.png", "received"
 MOST_WORDS = 1_000
@@ -52,8 +52,8 @@ def run(options: CooperateOptions) -> None:
         **dataclasses.asdict(options.search),
     )
     folder = command_folder(options.run_dir, options.resume, next_run("cooperate"))
-    with _kept_if_used(folder), alone(folder):
-        keep_options(folder, "cooperate", options)
+    with _removed_if_empty(folder), locked(folder):
+        save_options(folder, "cooperate", options)
         if (folder / RESULT).exists():
             say(f"run folder {folder}: finished already")
             return
@@ -74,12 +74,12 @@ def run(options: CooperateOptions) -> None:
 
 
 @contextmanager
-def _kept_if_used(folder: Path) -> Iterator[None]:
+def _removed_if_empty(folder: Path) -> Iterator[None]:
     """Remove the folder on exit if it is empty."""
     try:
         yield
     finally:
-        if holds_nothing(folder):
+        if is_empty_folder(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -168,7 +168,7 @@ def _encode(
     """
     tables, groups = [*own, *held], []
     words = dict.fromkeys(name for table in tables for name in table if not pd.api.types.is_numeric_dtype(table[name]))
-    tables = [_as_words(table, list(words)) for table in tables]
+    tables = [_columns_as_text(table, list(words)) for table in tables]
     for name in [name for name in words if name != label]:
         values = sorted({value for table in tables if name in table for value in table[name].dropna()})
         if len(values) > MOST_WORDS:
@@ -184,11 +184,13 @@ NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 """Spelling of a number in a categorical column."""
 
 
-def _as_words(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    return table.assign(**{name: table[name].map(_word, na_action="ignore") for name in names if name in table})
+def _columns_as_text(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    return table.assign(
+        **{name: table[name].map(_value_as_text, na_action="ignore") for name in names if name in table}
+    )
 
 
-def _word(value: object) -> str:
+def _value_as_text(value: object) -> str:
     """A value as text that is the same in every file: stripped, and 1 for 1.0."""
     text = str(value).strip()
     if not NUMBER.fullmatch(text):  # 007 and 1e2 are text

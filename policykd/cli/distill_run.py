@@ -71,7 +71,7 @@ def _train(
     with resuming(folder, asked) if options.resume else nullcontext() as saved:
         if saved:
             agent = TeacherStudent.load(saved, device=options.device, teacher=teachers)
-            snapshot.check_same(_begun_with(folder), asked)
+            snapshot.check_same(_initial_settings(folder), asked)
             _check_steps(agent, options)
             agent.threads = options.threads
             say(f"going on from {agent.num_timesteps:,} steps")
@@ -81,7 +81,7 @@ def _train(
     return agent
 
 
-def _begun_with(folder: Path) -> dict[str, Any]:
+def _initial_settings(folder: Path) -> dict[str, Any]:
     """The settings at the start of distillation: the agent's own change with fine-tuning or another teacher.
 
     Raises:

@@ -17,11 +17,11 @@ from policykd.classification.retrieval import with_retrieval
 from policykd.cli.output import next_run, say
 from policykd.core.fields import change
 from policykd.core.files import CHECKPOINT, write_text
-from policykd.core.lock import alone
+from policykd.core.lock import locked
 from policykd.distillation.supervised import METHODS
 from policykd.distillation.supervised.reaugkd import ReAugKD
 from policykd.distillation.supervised.training_config import TrainingConfig
-from policykd.training.resume import check_named, command_folder, keep_options
+from policykd.training.resume import check_named, command_folder, save_options
 
 RESULT, MEMORY = "result.json", "knowledge_base.safetensors"
 COMMON = (
@@ -44,7 +44,7 @@ def fit_baseline(
     if not options.baseline or teacher is None or not METHODS[options.method].uses_teacher:
         return None
     config = {name: getattr(options.config, name) for name in (*COMMON, "epochs", "eval_every", "keep_best", "seed")}
-    tell(f"training the student from labels alone, {options.config.epochs} epochs (--no-baseline leaves it out)")
+    print_once(f"training the student from labels alone, {options.config.epochs} epochs (--no-baseline leaves it out)")
     distiller = open_distiller(options, new_student(), teacher, folder / "baseline", names, "cross_entropy", config)
     return distiller.fit(train, validation, progress_bar=True)
 
@@ -56,8 +56,8 @@ def measure(
     results: dict[str, Any] = {"test": distiller.evaluate(test), "validation": distiller.history}
     if baseline is not None:
         results["test_of_labels_alone"] = baseline.evaluate(test)
-        tell("from labels alone, test data: " + _listed(results["test_of_labels_alone"]))
-    tell(f"{distiller.method_name}, test data: " + _listed(results["test"]))
+        print_once("from labels alone, test data: " + _listed(results["test_of_labels_alone"]))
+    print_once(f"{distiller.method_name}, test data: " + _listed(results["test"]))
     if not distiller.accelerator.is_main_process:
         return
     if isinstance(distiller.method, ReAugKD):
@@ -65,8 +65,10 @@ def measure(
         retrieval.memory.save(folder / MEMORY)
         results["lookup"] = retrieval.lookup._asdict()
         results["test_with_retrieval"] = retrieval.evaluate(test, distiller.adaptor)
-        tell(f"memory of {len(retrieval.memory):,} examples, {retrieval.memory.nbytes / 1e6:.1f} MB: {folder / MEMORY}")
-        tell(f"with retrieval ({_listed(results['lookup'])}): {_listed(results['test_with_retrieval'])}")
+        print_once(
+            f"memory of {len(retrieval.memory):,} examples, {retrieval.memory.nbytes / 1e6:.1f} MB: {folder / MEMORY}"
+        )
+        print_once(f"with retrieval ({_listed(results['lookup'])}): {_listed(results['test_with_retrieval'])}")
     write_text(folder / RESULT, json.dumps(results, indent=2) + "\n")
 
 
@@ -74,7 +76,7 @@ def _listed(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-def _is_first() -> bool:
+def _is_main_process() -> bool:
     """Whether this is process 0 of ``accelerate launch``, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -84,9 +86,9 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def tell(text: str) -> None:
+def print_once(text: str) -> None:
     """Print from process 0 only."""
-    if _is_first():
+    if _is_main_process():
         say(text)
 
 
@@ -94,13 +96,13 @@ def tell(text: str) -> None:
 def run_folder(options: Any, command: str) -> Iterator[Path]:
     """The folder of a new or resumed run, locked against other processes for the duration of the context."""
     default = next_run(f"{command}_{Path(options.data).stem}_{options.method}")
-    if not _is_first():  # only the first process writes
+    if not _is_main_process():  # only the first process writes
         check_named(options.run_dir, options.resume)
         yield options.run_dir or default
         return
     folder = command_folder(options.run_dir, options.resume, default)
-    with alone(folder):
-        keep_options(folder, command, options, "device")
+    with locked(folder):
+        save_options(folder, command, options, "device")
         yield folder
 
 
@@ -137,10 +139,10 @@ def open_distiller(
     """A distiller that writes into a folder, new or resumed, of the requested method unless another one is given."""
     if options.resume and (folder / CHECKPOINT).exists():
         distiller = Distiller.load(folder, student, teacher, device=options.device)
-        tell(f"going on with {folder.name}, passes done: {distiller.passes}")
+        print_once(f"going on with {folder.name}, passes done: {distiller.passes}")
         return distiller
     method, config = method or options.method, config or options.config
-    if options.resume and _is_first():  # killed before its first checkpoint: start anew
+    if options.resume and _is_main_process():  # killed before its first checkpoint: start anew
         shutil.rmtree(folder, ignore_errors=True)
     return Distiller(
         student, teacher, method=method, config=config, classes=names, device=options.device, run_dir=folder

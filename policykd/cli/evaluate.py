@@ -10,7 +10,7 @@ import tyro
 
 from policykd.cli.options import parse
 from policykd.cli.output import say, table
-from policykd.core.errors import counted
+from policykd.core.errors import plural
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,6 @@ def run(arguments: Sequence[str]) -> None:
 
     agent = load_agent(options.path, options.env)
     result = agent.evaluate(options.n_eval_episodes, seed=options.seed)
-    say(f"{agent.env_id}, {counted(options.n_eval_episodes, 'episode')} without noise, seed {options.seed}")
+    say(f"{agent.env_id}, {plural(options.n_eval_episodes, 'episode')} without noise, seed {options.seed}")
     say(table(agent, result.returns))
     agent.check_finite("evaluate")

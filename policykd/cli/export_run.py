@@ -13,9 +13,9 @@ from policykd.core.archives import read_npy
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.export.c import Precision, as_arrays, to_c
+from policykd.export.equivalence import require_free
 from policykd.export.hub import to_hub_folder
 from policykd.export.onnx import require_packages, to_onnx, to_onnx_int8
-from policykd.export.proof import require_free
 from policykd.export.sb3 import no_twin
 from policykd.export.torchscript import to_torchscript
 from policykd.export.zoo import to_zip
@@ -25,7 +25,7 @@ from policykd.training.agent import Agent
 from policykd.training.learner_choice import LearnerChoice
 from policykd.training.loading import load_agent
 
-OF_SB3: tuple[Format, ...] = ("sb3", "hub")
+SB3_FORMATS: tuple[Format, ...] = ("sb3", "hub")
 """Formats that contain a Stable-Baselines3 model."""
 
 
@@ -39,10 +39,10 @@ def run(options: ExportOptions) -> None:
     agent = load_agent(options.path, options.env)
     choice: LearnerChoice = options.learner
     k, task = agent.learner_index(choice), short_id(agent.env_id).replace("/", "-")
-    own_only = [kind for kind in options.format if kind in OF_SB3]
+    own_only = [kind for kind in options.format if kind in SB3_FORMATS]
     if options.inputs == "full" and own_only:
         raise PolicyKDError(f"inputs: full is for onnx, torchscript and c, not {', '.join(own_only)}: say --format")
-    formats = _possible(options.format, no_twin(agent))
+    formats = _formats_to_write(options.format, no_twin(agent))
     files = {kind: options.out / FILES[kind].format(task=task) for kind in dict.fromkeys(formats)}
     for file in files.values():  # before the first is written
         require_free(file)
@@ -60,13 +60,13 @@ def run(options: ExportOptions) -> None:
             say(f"{'':12} {line}")
 
 
-def _possible(asked: tuple[Format, ...], reason: str | None) -> tuple[Format, ...]:
+def _formats_to_write(asked: tuple[Format, ...], reason: str | None) -> tuple[Format, ...]:
     """The formats to write; the defaults leave out those of SB3 if there is a ``reason`` against them.
 
     Raises:
         PolicyKDError: SB3's formats were requested explicitly.
     """
-    refused = [kind for kind in asked if reason and kind in OF_SB3]
+    refused = [kind for kind in asked if reason and kind in SB3_FORMATS]
     if refused and asked != ExportOptions.format:
         raise PolicyKDError(f"format: no {', '.join(refused)}: {reason}")
     if refused:

@@ -20,7 +20,7 @@ from policykd.cli.teachers import load_teachers
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
-from policykd.core.files import CHECKPOINT, OPTIONS, file_above
+from policykd.core.files import CHECKPOINT, OPTIONS, blocking_file
 from policykd.core.parsing import parse_json, read_text
 from policykd.measure import peers
 from policykd.measure.fidelity import report as policy_report
@@ -35,7 +35,7 @@ log = logging.getLogger("policykd")
 ASKED = {"data", "data_dir", "examples", "student", "student_widths", "teacher", "teacher_widths", "teacher_files"}
 """Options of ``policykd classify`` that define its networks."""
 
-OF_POLICIES = "env", "teacher", "vecnormalize", "trust", "learner", "tolerance", "steps"
+POLICY_OPTIONS = "env", "teacher", "vecnormalize", "trust", "learner", "tolerance", "steps"
 """Options that do not apply to classifiers."""
 
 
@@ -44,7 +44,7 @@ def run(options: FidelityOptions) -> None:
     if options.out is None and options.run.is_file():
         raise PolicyKDError(f"fidelity: {options.run} is a file: name the folder of table and picture with --out")
     out = options.out or options.run
-    if (out if out.is_file() else file_above(out)) is not None:
+    if (out if out.is_file() else blocking_file(out)) is not None:
         raise PolicyKDError(f"fidelity: {out} cannot be a folder of table and picture: choose another --out")
     rows = _classifier(options, out) if (options.run / OPTIONS).exists() else _policy(options, out)
     say(as_table(rows))
@@ -64,7 +64,7 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     require(options.tolerance >= 0, "tolerance", options.tolerance, "must not be negative")
     if options.student_features or options.teacher_features:
         raise PolicyKDError("fidelity: student_features and teacher_features are for runs of policykd classify")
-    agent = _acting(options.run, options.env)
+    agent = _load_acting_agent(options.run, options.env)
     if isinstance(agent, DualStudent):
         return _peers(options, agent, out)
     teachers = options.teacher or tuple(agent.teacher_source.split(" + "))
@@ -75,7 +75,7 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     loaded = load_teachers(teachers, agent.env_id, part, options.vecnormalize, options.trust)
     taught = TeacherStudent.load(options.run, options.env, teacher=loaded)
     control = None if options.control is None else _control(options.control, options, agent)
-    if (gap := taught.answered_otherwise() or 0.0) > SAME:
+    if (gap := taught.label_mismatch() or 0.0) > SAME:
         log.warning(
             "fidelity: the teacher's action is another at %.0f %% of the states that the run learnt from: it may not "
             "be the run's own (--teacher), or lack its statistics (--vecnormalize)",
@@ -93,7 +93,7 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
 
 def _control(folder: Path, options: FidelityOptions, agent: TeacherStudent) -> TeacherStudent:
     """Load the control: students of another teacher, trained with the same settings."""
-    control = _acting(folder, options.env)
+    control = _load_acting_agent(folder, options.env)
     if not isinstance(control, TeacherStudent):
         raise PolicyKDError(f"fidelity: the control {folder} is a run of peers, which have no teacher")
     if control.teacher_source == agent.teacher_source:
@@ -109,7 +109,7 @@ def _peers(options: FidelityOptions, agent: DualStudent, out: Path) -> list[Row]
     """The report of peers, and how their distance developed in training."""
     without = "peers, which have no teacher and are all compared"
     _refuse(options, ("teacher", "vecnormalize", "trust", "learner"), without)
-    control = None if options.control is None else _acting(options.control, options.env)
+    control = None if options.control is None else _load_acting_agent(options.control, options.env)
     if control is not None and not (isinstance(control, DualStudent) and control.method.source is None):
         raise PolicyKDError(f"fidelity: the control {options.control} is no run of peers that share nothing")
     runs = {"peers": options.run} | ({} if options.control is None else {"control": options.control})
@@ -120,7 +120,7 @@ def _peers(options: FidelityOptions, agent: DualStudent, out: Path) -> list[Row]
     return found
 
 
-def _acting(folder: Path, env: str | None) -> DualStudent | TeacherStudent:
+def _load_acting_agent(folder: Path, env: str | None) -> DualStudent | TeacherStudent:
     """The agent of a run of ``policykd train`` or ``distill``, without its teacher."""
     if not (folder.is_file() or (folder / CHECKPOINT).exists()):
         raise PolicyKDError(f"fidelity: {folder} is not a run of policykd train, classify or distill")
@@ -131,15 +131,15 @@ def _acting(folder: Path, env: str | None) -> DualStudent | TeacherStudent:
 
 def _classifier(options: FidelityOptions, out: Path) -> list[Row]:
     """The report of a student classifier."""
-    made = _made(options.run)
-    _refuse(options, OF_POLICIES, "policykd classify")
+    made = _run_options(options.run)
+    _refuse(options, POLICY_OPTIONS, "policykd classify")
     splits = load(made["data"], made["data_dir"], examples=made["examples"])
     shape, classes = splits.shape, splits.classes
     teacher = _network(made, "teacher", shape, classes, options.run)
     student = _network(made, "student", shape, classes, options.run)
     control = None
     if options.control is not None:
-        _check_recipe(made, _made(options.control), options)
+        _check_recipe(made, _run_options(options.control), options)
         control = _network(made, "student", shape, classes, options.control)
     return report(
         student,
@@ -152,7 +152,7 @@ def _classifier(options: FidelityOptions, out: Path) -> list[Row]:
     )
 
 
-def _made(folder: Path) -> dict[str, Any]:
+def _run_options(folder: Path) -> dict[str, Any]:
     """The options a run was started with."""
     try:
         made = parse_json(read_text(folder / OPTIONS))

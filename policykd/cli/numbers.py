@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from policykd.core.fields import whole_number
+from policykd.core.fields import parse_int
 
 REGISTRY = ConstructorRegistry()
 """To be passed to ``tyro.cli`` as ``registry=``."""
@@ -17,7 +17,7 @@ def _whole_numbers(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[int] | N
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar="INT",
-        instance_from_str=lambda words: whole_number(words[0]),
+        instance_from_str=lambda words: parse_int(words[0]),
         is_instance=lambda value: isinstance(value, int) and not isinstance(value, bool),
         str_from_instance=lambda value: [str(value)],
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import file_above
+from policykd.core.files import blocking_file
 
 if TYPE_CHECKING:
     from policykd.training.agent import Agent
@@ -52,7 +52,7 @@ def check_file(command: str, out: Path, what: str, example: str) -> None:
     """
     if out.is_dir():
         raise PolicyKDError(f"{command}: {out} is a folder: name the {what}, such as {out / example}")
-    if (file := file_above(out)) is not None:
+    if (file := blocking_file(out)) is not None:
         raise PolicyKDError(f"{command}: {out} cannot be made: {file} is a file: choose another --out")
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from policykd.benchmark.documents import read_document, with_part
+from policykd.benchmark.documents import insert_section, read_document
 from policykd.cli.options import parse
 from policykd.cli.output import check_page, say
 from policykd.core.errors import PolicyKDError
@@ -47,10 +47,10 @@ def run(arguments: Sequence[str]) -> None:
 
     document = "" if options.tables is None else read_document(options.tables)
     results = Results(options.results)
-    with_part(document, results.spec().name, "")  # check first: the statistics take a while
+    insert_section(document, results.spec().name, "")  # check first: the statistics take a while
     summary = summarise(results)
     if options.tables is not None:
-        new = with_part(document, summary.spec.name, benchmark_tables(summary))
+        new = insert_section(document, summary.spec.name, benchmark_tables(summary))
         if options.check and document != new:
             again = shlex.join(["policykd", "report", options.results, "--tables", str(options.tables)])
             raise PolicyKDError(f"report: {options.tables} is stale: {again}")

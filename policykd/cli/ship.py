@@ -10,7 +10,7 @@ import tyro
 
 from policykd.cli.options import parse
 from policykd.cli.output import say
-from policykd.core.errors import PolicyKDError, counted
+from policykd.core.errors import PolicyKDError, plural
 from policykd.core.fields import require
 from policykd.core.files import checkpoint_path
 from policykd.training.learner_choice import Rule
@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> None:
         require(getattr(options, name) > 0, name, getattr(options, name), "must be positive")
     for name in ("dagger_steps", "seed"):
         require(getattr(options, name) >= 0, name, getattr(options, name), "must not be negative")
-    from policykd.export.proof import require_free  # imports torch
+    from policykd.export.equivalence import require_free  # imports torch
     from policykd.training.dual_student import DualStudent
     from policykd.training.loading import load_agent
 
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> None:
     student.save(out)
     groups = agent.evaluate_group(options.n_eval_episodes, options.seed, options.rule)
     students = student.evaluate(options.n_eval_episodes, options.seed)
-    say(f"{agent.env_id}, {counted(options.n_eval_episodes, 'episode')} without noise, seed {options.seed}")
+    say(f"{agent.env_id}, {plural(options.n_eval_episodes, 'episode')} without noise, seed {options.seed}")
     for g, seed in enumerate(agent.seeds):
         says = [f"{e.returns[g].mean():,.1f} +/- {e.returns[g].std():,.1f}" for e in (groups, students)]
         say(f"  group {g} (seed {seed}): its {agent.peers} peers, {options.rule} action {says[0]}; student {says[1]}")

@@ -20,9 +20,9 @@ from policykd.cli.distillers import (
     fit_baseline,
     measure,
     open_distiller,
+    print_once,
     processes,
     run_folder,
-    tell,
     train_teacher,
 )
 from policykd.cli.text import TextOptions
@@ -43,7 +43,7 @@ def run(options: TextOptions[Any]) -> None:
     known, unseen = read_texts(options.data, of_model)
     parts = (*split(known, options.examples, 0.1, 0), unseen)
     train, validation, test = (tokenise(tokenizer, part, options.max_length) for part in parts)
-    names = settled_names(known.names, of_model, options.teacher_epochs > 0)
+    names = agreed_class_names(known.names, of_model, options.teacher_epochs > 0)
     classifier = partial(
         load_classifier,
         options.teacher,
@@ -60,13 +60,13 @@ def run(options: TextOptions[Any]) -> None:
     batches = bucketed(train, options.config.batch_size, options.config.seed, processes())
     check(options, student, teacher, batches, teacher is not None and options.teacher_epochs > 0)
     with run_folder(options, "text") as folder:
-        tell(
+        print_once(
             f"policykd text: {options.method} on {options.data}, {len(train.labels):,} training texts; student "
             f"{parameters(student):,} parameters" + ("" if teacher is None else f", teacher {parameters(teacher):,}")
         )
-        tell(f"run folder {folder}   (live: tensorboard --logdir {folder})")
+        print_once(f"run folder {folder}   (live: tensorboard --logdir {folder})")
         if teacher is not None and options.teacher_epochs:
-            tell(f"fine-tuning the teacher, {options.teacher_epochs} epochs")
+            print_once(f"fine-tuning the teacher, {options.teacher_epochs} epochs")
             train_teacher(options, teacher, batches, tuple(validation), folder, options.config.seed, names)
         distiller = open_distiller(options, student, teacher, folder / "student", names)
         distiller.fit(batches, tuple(validation), progress_bar=True)
@@ -78,7 +78,7 @@ def run(options: TextOptions[Any]) -> None:
                 _save(teacher, tokenizer, folder / TEACHER)
 
 
-def settled_names(of_data: tuple[str, ...], of_model: tuple[str, ...] | None, learns: bool) -> tuple[str, ...]:
+def agreed_class_names(of_data: tuple[str, ...], of_model: tuple[str, ...] | None, learns: bool) -> tuple[str, ...]:
     """The class names that data and model agree on.
 
     Args:
@@ -93,7 +93,7 @@ def settled_names(of_data: tuple[str, ...], of_model: tuple[str, ...] | None, le
         return of_data
     if len(of_model) == len(of_data) and all(name.isdecimal() for name in of_data):
         pairs = ", ".join(f"{number} is {name}" for number, name in zip(of_data, of_model, strict=True))
-        tell(f"the data number their classes; by the model's names {pairs}")
+        print_once(f"the data number their classes; by the model's names {pairs}")
         return of_model
     raise PolicyKDError(
         f"classes: the data have {', '.join(of_data)} and the teacher {', '.join(of_model)}: choose another teacher, "

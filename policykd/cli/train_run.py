@@ -7,7 +7,7 @@ from typing import Any
 
 from policykd.cli.output import next_run, outcome, say
 from policykd.cli.train import TrainOptions
-from policykd.core.errors import counted
+from policykd.core.errors import plural
 from policykd.core.fields import require
 from policykd.measure.plots import curve_of, learning_curves
 from policykd.tasks.spaces import find_task, short_id
@@ -54,9 +54,9 @@ def _train(agent: DualStudent, total_timesteps: int) -> None:
     """Train to the end, then print and plot the results."""
     assert agent.folder is not None
     folder = agent.folder.path
-    groups = counted(len(agent.seeds), "group")
+    groups = plural(len(agent.seeds), "group")
     say(
-        f"{counted(agent.n_learners, 'learner')} ({groups} of {agent.peers}) on {agent.device}; "
+        f"{plural(agent.n_learners, 'learner')} ({groups} of {agent.peers}) on {agent.device}; "
         f"{agent.memory}; computed by {agent.computed_by}"
     )
     say(f"run folder {folder}   (live: tensorboard --logdir {folder})")

@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 
 if not find_spec("sklearn"):  # the settings alone do not import it
-    needs("sklearn", "cooperative")  # fails in one line, whichever module is imported first
+    import_extra("sklearn", "cooperative")  # fails in one line, whichever module is imported first

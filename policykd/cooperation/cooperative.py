@@ -136,8 +136,8 @@ class CooperativeDistillation(BaseEstimator):
                 progress_bar=self.progress_bar,
             )
             for j, student in enumerate(owners):
-                lot = [(pair, delivery) for pair, delivery in zip(pairs, sent, strict=True) if pair.student == j]
-                received[student.name] += self._learn(student, lot, owners, round_)
+                incoming = [(pair, delivery) for pair, delivery in zip(pairs, sent, strict=True) if pair.student == j]
+                received[student.name] += self._learn(student, incoming, owners, round_)
             lessons += [report(pair, delivery, owners, round_) for pair, delivery in zip(pairs, sent, strict=True)]
             accuracy += _accuracy(owners, held, round_)
 
@@ -145,7 +145,7 @@ class CooperativeDistillation(BaseEstimator):
         self.lessons_ = pd.DataFrame(lessons, columns=list(Lesson._fields))
         self.accuracy_ = pd.DataFrame(accuracy)
         self.received_ = {
-            owner.name: pd.concat(received[owner.name] or [_nothing(owner)], ignore_index=True) for owner in owners
+            owner.name: pd.concat(received[owner.name] or [_empty_table(owner)], ignore_index=True) for owner in owners
         }
         return self
 
@@ -164,11 +164,11 @@ class CooperativeDistillation(BaseEstimator):
         )
 
     def _learn(
-        self, student: Owner, lot: Sequence[tuple[Pair, Delivery]], owners: Sequence[Owner], round_: int
+        self, student: Owner, incoming: Sequence[tuple[Pair, Delivery]], owners: Sequence[Owner], round_: int
     ) -> list[pd.DataFrame]:
         """Complete the rows sent to a student, and refit it with them added; returns the new rows."""
         received = []
-        for pair, delivery in lot:
+        for pair, delivery in incoming:
             if not len(delivery.rows):
                 continue
             seed = np.random.SeedSequence((self.random_state, round_, pair.teacher, pair.student, 1))
@@ -181,7 +181,7 @@ class CooperativeDistillation(BaseEstimator):
         if received:
             student.fit()
             return received
-        qualified = any(len(pair.qualified) for pair, _ in lot)
+        qualified = any(len(pair.qualified) for pair, _ in incoming)
         why = "nobody found a counterfactual for it" if qualified else "nobody gets right what it gets wrong"
         log.warning("cooperation: round %d: %r stays as it is: %s", round_, student.name, why)
         return []
@@ -234,6 +234,6 @@ def _score(owner: Owner, table: Table) -> float:
     return float((owner.predict(table.rows) == table.labels).mean())
 
 
-def _nothing(student: Owner) -> pd.DataFrame:
+def _empty_table(student: Owner) -> pd.DataFrame:
     """The empty table of a student that received nothing."""
     return pd.DataFrame(columns=[*student.table.names, *RESERVED])

@@ -90,7 +90,7 @@ class Found(NamedTuple):
 
     rows: np.ndarray
     """Counterfactuals ``(n, F)`` in the teacher's features; the instance itself if none was found."""
-    surer: np.ndarray
+    more_confident: np.ndarray
     """Whether one was found ``(n,)``: far enough, and the teacher predicts the same class more confidently."""
     new: np.ndarray
     """Whether it differs from all the teacher's rows in the shared features ``(n,)``."""
@@ -104,7 +104,7 @@ class Found(NamedTuple):
     @property
     def usable(self) -> np.ndarray:
         """Whether it may be sent ``(n,)``."""
-        return self.surer & self.new
+        return self.more_confident & self.new
 
 
 def counterfactuals(
@@ -148,11 +148,11 @@ class Problem:
     ) -> None:
         self.teacher, self.space, self.rows, self.labels, self.config = teacher, space, rows, labels, config
         self.origin = space.unit(rows)
-        self.place = teacher.place(labels)
+        self.class_index = teacher.class_index(labels)
         self.proba = teacher.proba(rows)
-        self.before = self.proba[np.arange(len(rows)), self.place]
+        self.before = self.proba[np.arange(len(rows)), self.class_index]
         self.target = (1 - config.alpha) * self.proba
-        self.target[np.arange(len(rows)), self.place] += config.alpha
+        self.target[np.arange(len(rows)), self.class_index] += config.alpha
         self.least = config.least_move * space.movable.sum()
 
     def take(self, which: np.ndarray) -> Problem:
@@ -166,22 +166,22 @@ class Problem:
         distance = self.space.distance(units, self.origin)
         loss = ((proba - self.target) ** 2).sum(-1) + self.config.sparsity * distance
         loss += np.where(self.space.is_new(rows).reshape(loss.shape), 0.0, KNOWN)
-        return np.where(self._surer(proba) & self._far(distance), loss, np.inf)
+        return np.where(self._more_confident(proba) & self._far(distance), loss, np.inf)
 
     def found(self, units: np.ndarray) -> Found:
         """Evaluate points as counterfactuals."""
         rows = self.space.raw(units)
         rows[:, ~self.space.movable] = self.rows[:, ~self.space.movable]  # bit for bit
         proba, distance = self.teacher.proba(rows), self.space.distance(units, self.origin)
-        surer = self._surer(proba) & self._far(distance)
-        after = proba[np.arange(len(rows)), self.place]
-        return Found(rows, surer, self.space.is_new(rows), distance, self.before, after)
+        more_confident = self._more_confident(proba) & self._far(distance)
+        after = proba[np.arange(len(rows)), self.class_index]
+        return Found(rows, more_confident, self.space.is_new(rows), distance, self.before, after)
 
-    def _surer(self, proba: np.ndarray) -> np.ndarray:
+    def _more_confident(self, proba: np.ndarray) -> np.ndarray:
         """Whether the teacher predicts the same class more confidently (or as confidently, if it was certain)."""
-        now = proba[..., np.arange(len(self.place)), self.place]
+        now = proba[..., np.arange(len(self.class_index)), self.class_index]
         more = (now > self.before) | ((self.before >= CERTAIN) & (now >= self.before))
-        return more & (proba.argmax(-1) == self.place)
+        return more & (proba.argmax(-1) == self.class_index)
 
     def _far(self, distance: np.ndarray) -> np.ndarray:
         return (distance >= self.least) & (distance > 0)

@@ -166,8 +166,8 @@ def _deliver(
         sent = found.usable
         facts = {
             "chosen": len(chosen),
-            "not_surer": int((~found.surer).sum()),
-            "not_new": int((found.surer & ~found.new).sum()),
+            "not_surer": int((~found.more_confident).sum()),
+            "not_new": int((found.more_confident & ~found.new).sum()),
             "distance": _mean(found.distance[sent]),
             "before": _mean(found.before[sent]),
             "after": _mean(found.after[sent]),
@@ -177,7 +177,11 @@ def _deliver(
     if share == "teacher_labels":
         rows = generator.choice(len(teacher.table.rows), len(chosen), replace=False)
         labels = teacher.predict(teacher.table.rows[rows]) if len(rows) else labels
-    surest = teacher.proba(teacher.table.rows[rows])[np.arange(len(rows)), teacher.place(labels)] if len(rows) else rows
+    surest = (
+        teacher.proba(teacher.table.rows[rows])[np.arange(len(rows)), teacher.class_index(labels)]
+        if len(rows)
+        else rows
+    )
     facts = {"chosen": len(chosen), "not_surer": 0, "not_new": 0, "distance": 0.0 if len(rows) else np.nan}
     facts |= {"before": _mean(surest), "after": _mean(surest)}
     return Delivery(teacher.table.rows[np.ix_(rows, shared)], labels, facts)

@@ -47,8 +47,8 @@ class Owner:
         learner = clone(self.unfitted, safe=False)
         rows = np.concatenate([self.table.rows, self.received_rows])
         labels = np.concatenate([self.table.labels, self.received_labels])
-        with _refusing(self.name, "fit"), seeded(self.seed):
-            learner.fit(self.presented(rows), labels)
+        with _learner_errors(self.name, "fit"), seeded(self.seed):
+            learner.fit(self.as_given(rows), labels)
         if not hasattr(learner, "predict_proba") or not hasattr(learner, "classes_"):
             raise PolicyKDError(
                 f"learner {self.name!r}: {type(learner).__name__} has no predict_proba and classes_: "
@@ -61,7 +61,7 @@ class Owner:
         """Labels ``(C,)`` of the fitted learner, in the order of its probabilities."""
         return np.asarray(self.learner.classes_)
 
-    def presented(self, rows: np.ndarray) -> pd.DataFrame | np.ndarray:
+    def as_given(self, rows: np.ndarray) -> pd.DataFrame | np.ndarray:
         """Rows in the user's format: a DataFrame or an array."""
         return pd.DataFrame(rows, columns=list(self.table.names)) if self.table.is_frame else rows
 
@@ -71,8 +71,8 @@ class Owner:
         Raises:
             PolicyKDError: the learner's prediction fails, or does not return probabilities.
         """
-        with _refusing(self.name, "predict_proba"):
-            found = np.asarray(self.learner.predict_proba(self.presented(rows)), np.float64)
+        with _learner_errors(self.name, "predict_proba"):
+            found = np.asarray(self.learner.predict_proba(self.as_given(rows)), np.float64)
         if found.shape != (len(rows), len(self.classes)) or not np.isfinite(found).all():
             raise PolicyKDError(
                 f"learner {self.name!r}: predict_proba gave {found.shape} or values that are not finite for "
@@ -84,7 +84,7 @@ class Owner:
         """Predict the label of each row."""
         return self.classes[self.proba(rows).argmax(1)]
 
-    def place(self, labels: np.ndarray) -> np.ndarray:
+    def class_index(self, labels: np.ndarray) -> np.ndarray:
         """Column of each label in ``proba``; all of them must be among its classes."""
         order = np.argsort(self.classes)
         return order[np.searchsorted(self.classes, labels, sorter=order)]
@@ -214,7 +214,7 @@ def shared_names(teacher: Owner, student: Owner) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _refusing(name: str, what: str) -> Iterator[None]:
+def _learner_errors(name: str, what: str) -> Iterator[None]:
     """Report any error of a learner in one line."""
     try:
         yield

@@ -12,7 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
-from policykd.core.errors import kind_and_line
+from policykd.core.errors import type_and_text
 
 RATIO, SPARE = 100, 16_000_000
 """A zip may unpack to ``RATIO`` times its size plus ``SPARE`` bytes; zip bombs reach a thousand times and more."""
@@ -76,7 +76,7 @@ def _damaged() -> Iterator[None]:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         raise
     except Exception as error:
-        raise zipfile.BadZipFile(f"it is damaged ({kind_and_line(error)})") from None
+        raise zipfile.BadZipFile(f"it is damaged ({type_and_text(error)})") from None
 
 
 def read_npz(path: Path, names: Sequence[str]) -> list[np.ndarray]:

@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError, kind_and_line, nearest
-from policykd.core.files import writing
+from policykd.core.errors import PolicyKDError, nearest, type_and_text
+from policykd.core.files import atomic_file
 from policykd.core.parsing import parse_json
 
 FORMAT = "policykd-checkpoint-1"
@@ -59,7 +59,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     metadata = {"format": FORMAT, "state": json.dumps(tree)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with writing(path) as file:
+        with atomic_file(path) as file:
             for piece in _safetensors(tensors, metadata):
                 file.write(piece)
     except OSError as error:
@@ -140,7 +140,7 @@ def load(path: Path) -> dict[str, Any]:
                 "learn from the buffer that SB3 loads (TeacherStudent.learn_from)"
             ) from None
         raise PolicyKDError(
-            f"checkpoint: {path} is damaged or not a checkpoint of policykd ({kind_and_line(error)})"
+            f"checkpoint: {path} is damaged or not a checkpoint of policykd ({type_and_text(error)})"
         ) from None
     if not isinstance(state, dict):
         raise PolicyKDError(f"checkpoint: {path} is damaged: it holds no state")
@@ -178,7 +178,7 @@ def check_header(path: Path) -> None:
 
 
 @contextmanager
-def understood(path: str | Path) -> Iterator[None]:
+def content_errors(path: str | Path) -> Iterator[None]:
     """Report errors caused by a file with the right format and wrong content in one line.
 
     Raises:
@@ -193,7 +193,7 @@ def understood(path: str | Path) -> Iterator[None]:
     except (OSError, NotImplementedError):
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
-        raise PolicyKDError(f"checkpoint: {path} cannot be loaded ({kind_and_line(error)})") from error
+        raise PolicyKDError(f"checkpoint: {path} cannot be loaded ({type_and_text(error)})") from error
 
 
 def is_checkpoint(path: Path) -> bool:

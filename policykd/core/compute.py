@@ -44,7 +44,7 @@ def check_defaults() -> None:
         )
 
 
-def check_learns(parameters: torch.Tensor) -> None:
+def check_autograd(parameters: torch.Tensor) -> None:
     """Refuse to train if torch cannot compute gradients as expected.
 
     Raises:

@@ -35,7 +35,7 @@ class Streams:
         self.state = pointers(*(each.state_address for each in interfaces))
 
 
-def gathers(storage: Tensor) -> bool:
+def can_gather(storage: Tensor) -> bool:
     """Whether ``gather`` supports this storage."""
     return storage.is_cpu and storage.is_contiguous() and kernels.available()
 
@@ -51,7 +51,7 @@ def gather(
     rings: int = 1,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Draw transitions of all learners, each with its own generator, if ``gathers(storage)``.
+    """Draw transitions of all learners, each with its own generator, if ``can_gather(storage)``.
 
     Args:
         storage: rings of transitions ``(rings of all, capacity, width)``, float32; or float16, where the last six

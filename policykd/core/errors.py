@@ -25,7 +25,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; nearest: {', '.join(close)}" if close else ""
 
 
-def counted(number: int, what: str) -> str:
+def plural(number: int, what: str) -> str:
     """Number and noun: "1 seed", "2 seeds"."""
     return f"{number:,} {what}" + "s" * (number != 1)
 
@@ -41,17 +41,17 @@ def one_line(error: BaseException, most: int = 300) -> str:
     return str(error).strip().partition("\n")[0][:most] or type(error).__name__
 
 
-def kind_and_line(error: BaseException) -> str:
+def type_and_text(error: BaseException) -> str:
     """An error's class name and the first line of its text."""
     return type(error).__name__ if not str(error).strip() else f"{type(error).__name__}: {one_line(error)}"
 
 
 @contextmanager
-def telling(before: str, after: str = "", told: Callable[[BaseException], str] = kind_and_line) -> Iterator[None]:
+def reraise(before: str, after: str = "", text: Callable[[BaseException], str] = type_and_text) -> Iterator[None]:
     """Re-raise any error of the block, as by a user's code or a damaged file, in one line: before, error, after."""
     try:
         yield
     except PolicyKDError:
         raise
     except Exception as error:  # both may raise anything
-        raise PolicyKDError(f"{before}{told(error)}{after}") from error
+        raise PolicyKDError(f"{before}{text(error)}{after}") from error

@@ -8,7 +8,7 @@ from typing import Any
 from policykd.core.errors import PolicyKDError
 
 
-def needs(module: str, extra: str = "classification") -> Any:
+def import_extra(module: str, extra: str = "classification") -> Any:
     """Import a module of one of policykd's extras.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from policykd.core.errors import PolicyKDError, nearest, telling
+from policykd.core.errors import PolicyKDError, nearest, reraise
 
 D = typing.TypeVar("D")
 LARGEST = float(np.finfo(np.float32).max)
@@ -30,7 +30,7 @@ def require(condition: bool, name: str, value: object, rule: str) -> None:
 def positive(settings: object, *names: str) -> None:
     """Refuse settings that are not positive; a function of a run's progress is tried once."""
     for name in names:
-        value = start_of(getattr(settings, name))
+        value = initial_value(getattr(settings, name))
         require(callable(value) or value > 0, name, value, "must be positive")
         check_schedule(name, value)
 
@@ -42,8 +42,8 @@ def check_schedule(name: str, schedule: Any) -> None:
         PolicyKDError: it fails, or does not return a number of at least 0.
     """
     if callable(schedule):
-        with telling(f"config: {name}={schedule!r} fails at 0.5 (", ")"):
-            number_at(name, schedule, 0.5)
+        with reraise(f"config: {name}={schedule!r} fails at 0.5 (", ")"):
+            value_at(name, schedule, 0.5)
 
 
 def not_negative(settings: object, *names: str) -> None:
@@ -66,7 +66,7 @@ def change(config: D, changes: Mapping[str, Any]) -> D:
     hints = typing.get_type_hints(type(config))
     for name in changes:
         if name not in hints:
-            elsewhere = getattr(config, "ELSEWHERE", {}).get(name)
+            elsewhere = getattr(config, "ADVICE", {}).get(name)
             advice = f"; {elsewhere}" if elsewhere else nearest(name, hints)
             raise PolicyKDError(f"config: unknown key {name!r} for {type(config).__name__}{advice}")
     return dataclasses.replace(config, **_as_declared(config, changes, hints))  # type: ignore[type-var]
@@ -87,7 +87,7 @@ def _as_declared(config: object, given: Mapping[str, Any], hints: Mapping[str, A
     values: dict[str, Any] = {}
     falling: dict[str, Any] = {}
     for name, value in given.items():
-        if (read := getattr(config, "AS_SB3", {}).get(name)) is not None:
+        if (read := getattr(config, "CONVERTERS", {}).get(name)) is not None:
             value = read(value)
         if isinstance(value, str) and value.startswith(LINEAR) and _is_number(hints[name]):
             falling |= _linear(name, value, hints, config)
@@ -96,7 +96,7 @@ def _as_declared(config: object, given: Mapping[str, Any], hints: Mapping[str, A
     return values | falling  # a value's schedule overrides the field's default
 
 
-def whole_number(text: str) -> int:
+def parse_int(text: str) -> int:
     """Parse an integer from the command line, such as ``1e6``.
 
     Raises:
@@ -114,7 +114,7 @@ def whole_number(text: str) -> int:
         return int(value)
 
 
-def as_whole(value: object) -> int | None:
+def as_int(value: object) -> int | None:
     """Convert a whole number such as 2, 2.0 or NumPy's to int; None for anything else."""
     with contextlib.suppress(PolicyKDError):
         return int(as_type("value", value, int))
@@ -148,12 +148,12 @@ class Linear:
         return hash(self.start)
 
 
-def start_of(value: Any) -> Any:
+def initial_value(value: Any) -> Any:
     """The initial value of a linear decay; any other setting unchanged."""
     return value.start if isinstance(value, Linear) else value
 
 
-def number_at(name: str, function: Callable[[float], Any], point: float) -> float:
+def value_at(name: str, function: Callable[[float], Any], point: float) -> float:
     """Evaluate a user's function for setting ``name`` at a point of the run.
 
     Raises:

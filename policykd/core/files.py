@@ -44,7 +44,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OSError: it cannot be written; an existing file is unchanged.
     """
-    with writing(path) as file:
+    with atomic_file(path) as file:
         file.write(content)
 
 
@@ -94,13 +94,13 @@ def check_unicode(path: Path) -> None:
         raise PolicyKDError(f"{str(path)!a} is no name in UTF-8: choose another one") from None
 
 
-def file_above(path: Path) -> Path | None:
+def blocking_file(path: Path) -> Path | None:
     """A file that stands where ``path`` needs a folder, if any."""
     return next((above for above in path.parents if above.is_file()), None)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that is renamed to ``path`` once complete, and removed on failure.
 
     Raises:
@@ -108,7 +108,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with naming(path):
+        with add_filename(path):
             with open(temporary, "wb") as file:
                 yield file
                 file.flush()
@@ -120,7 +120,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def placing(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path that is renamed to ``path`` once complete; on failure it and new parents are removed.
 
     Raises:
@@ -143,7 +143,7 @@ def placing(path: Path) -> Iterator[Path]:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a file has a temporary name from ``writing``."""
+    """Whether a file has a temporary name from ``atomic_file``."""
     return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
 
 
@@ -155,7 +155,7 @@ def remove_unfinished(*folders: Path) -> None:
 
 
 @contextmanager
-def naming(path: Path | str) -> Iterator[None]:
+def add_filename(path: Path | str) -> Iterator[None]:
     """Add the file name to OSErrors without one, such as those of a full disk."""
     try:
         yield

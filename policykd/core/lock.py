@@ -20,7 +20,7 @@ _held: set[Path] = set()
 
 
 @contextmanager
-def alone(folder: Path, timeout: float = 0) -> Iterator[None]:
+def locked(folder: Path, timeout: float = 0) -> Iterator[None]:
     """Lock a folder against other processes.
 
     Args:

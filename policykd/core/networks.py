@@ -168,7 +168,7 @@ class PolicyOutput(NamedTuple):
     """Logits ``(K, B, A)`` of categorical policies; None for continuous actions."""
 
     @staticmethod
-    def choosing(logits: Tensor) -> PolicyOutput:
+    def categorical(logits: Tensor) -> PolicyOutput:
         """Categorical policies with these logits ``(..., A)``."""
         return PolicyOutput(one_hot(logits), logits=logits)
 

@@ -51,7 +51,7 @@ TRAINED_ON_SCALED = "trained_norm_reward"
 """Attribute of a written ``VecNormalize``: whether its agent was trained on scaled rewards, so its values are too."""
 
 
-def pickled_to_play(vec_normalize: Any) -> bytes:
+def pickle_for_inference(vec_normalize: Any) -> bytes:
     """Pickle an SB3 ``VecNormalize`` for its ``load``, with updates and reward scaling switched off.
 
     ``evaluate_policy`` then gives the task's returns. To resume training, set ``training`` and ``norm_reward`` again.

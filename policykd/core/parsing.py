@@ -43,7 +43,7 @@ def parse_json(text: str) -> Any:
         ValueError: it is not JSON, too deep or too long, or has a duplicate key.
     """
     try:
-        return json.loads(_bounded(text, MOST_JSON), object_pairs_hook=_named_once)
+        return json.loads(_bounded(text, MOST_JSON), object_pairs_hook=_unique_keys)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -66,10 +66,10 @@ def parse_yaml(text: str, loader_type: Any = None) -> Any:
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
     try:
         loader = Loader(_bounded(text, MOST_YAML))
-        if _deepest(text) > 100:  # beyond this PyYAML becomes slow before it fails
+        if _nesting_depth(text) > 100:  # beyond this PyYAML becomes slow before it fails
             raise RecursionError
         node = loader.get_single_node()
-        if _written_out(node, {}) > MOST_NODES:
+        if _expanded_size(node, {}) > MOST_NODES:
             raise ValueError(f"its aliases stand for more than {MOST_NODES:,} values")
         _check_keys(node)
         return None if node is None else loader.construct_document(node)
@@ -81,23 +81,23 @@ def parse_yaml(text: str, loader_type: Any = None) -> Any:
         raise ValueError(str(error)) from None
 
 
-def _deepest(text: str) -> int:
+def _nesting_depth(text: str) -> int:
     """Maximum nesting depth of brackets."""
     steps = (1 if character in "[{" else -1 for character in re.findall(r"[\[\]{}]", text))
     return max(itertools.accumulate(steps, lambda depth, step: max(0, depth + step), initial=0))
 
 
-def _written_out(node: Any, known: dict[int, float]) -> float:
+def _expanded_size(node: Any, known: dict[int, float]) -> float:
     """Number of values of a YAML node with its aliases expanded; infinite if it contains itself."""
     if id(node) not in known:
         known[id(node)] = math.inf  # while counting, to detect cycles
         children = node.value if isinstance(getattr(node, "value", None), list) else []
         flat = [part for child in children for part in (child if isinstance(child, tuple) else (child,))]
-        known[id(node)] = 1 + sum(_written_out(part, known) for part in flat)
+        known[id(node)] = 1 + sum(_expanded_size(part, known) for part in flat)
     return known[id(node)]
 
 
-def _named_once(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+def _unique_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     """Convert pairs to a dict; duplicate keys raise ``ValueError``."""
     found: dict[Any, Any] = {}
     for key, value in pairs:
@@ -111,7 +111,7 @@ def _check_keys(node: Any) -> None:
     """Refuse YAML mappings with duplicate keys; keys merged by ``<<`` may be overridden."""
     children = node.value if isinstance(getattr(node, "value", None), list) else []
     pairs = [child for child in children if isinstance(child, tuple)]
-    _named_once([(key.value, None) for key, _ in pairs if isinstance(key.value, str) and key.value != "<<"])
+    _unique_keys([(key.value, None) for key, _ in pairs if isinstance(key.value, str) and key.value != "<<"])
     for part in (part for child in children for part in (child if isinstance(child, tuple) else (child,))):
         _check_keys(part)
 

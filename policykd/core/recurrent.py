@@ -76,7 +76,7 @@ class GRU:
         outputs = self.head(head, read.view(learners, length * batch, -1))
         return outputs.view(learners, length, batch, -1), states[:, -1]
 
-    def _states(self, units: Tensor, inputs: Tensor, goes_on: Tensor, state: Tensor) -> Tensor:
+    def _states(self, units: Tensor, inputs: Tensor, continues: Tensor, state: Tensor) -> Tensor:
         """States ``(R, L, B, H)`` computed by torch from the GRU's parameters."""
         learners, length, batch, width = inputs.shape
         weights, recurrent, bias, recurrent_bias = units.split(self.sections[:-1], dim=1)
@@ -84,7 +84,7 @@ class GRU:
         seen = torch.baddbmm(bias.unsqueeze(1), inputs.reshape(learners, -1, width), weights.view(-1, width, gates))
         seen = seen.view(learners, length, batch, gates)
         recurrent = recurrent.view(-1, self.width, gates)
-        arguments = seen, recurrent, recurrent_bias.unsqueeze(1), goes_on.unsqueeze(-1), state
+        arguments = seen, recurrent, recurrent_bias.unsqueeze(1), continues.unsqueeze(-1), state
         if torch.is_grad_enabled():
             states: Tensor = _Unrolled.apply(*arguments)
             return states
@@ -104,7 +104,7 @@ class _Step(NamedTuple):
 
 
 def _steps(
-    seen: Tensor, recurrent: Tensor, recurrent_bias: Tensor, goes_on: Tensor, state: Tensor
+    seen: Tensor, recurrent: Tensor, recurrent_bias: Tensor, continues: Tensor, state: Tensor
 ) -> Iterator[tuple[Tensor, _Step]]:
     """Yield the state after every step, with its intermediate values.
 
@@ -112,11 +112,11 @@ def _steps(
         seen: contribution of the inputs to gates and candidate, ``(R, L, B, 3H)``.
         recurrent: hidden weights ``(R, H, 3H)``.
         recurrent_bias: hidden bias ``(R, 1, 3H)``.
-        goes_on: False where an episode starts, ``(R, L, B, 1)``.
+        continues: False where an episode starts, ``(R, L, B, 1)``.
         state: state before the first step ``(R, B, H)``.
     """
     both, width = 2 * state.shape[-1], state.shape[-1]
-    for x, new, go in zip(seen[..., :both].unbind(1), seen[..., both:].unbind(1), goes_on.unbind(1), strict=True):
+    for x, new, go in zip(seen[..., :both].unbind(1), seen[..., both:].unbind(1), continues.unbind(1), strict=True):
         before = state.where(go, 0.0)  # a reset also clears NaN, which multiplying by 0 would keep
         gates, hidden = torch.baddbmm(recurrent_bias, before, recurrent).split((both, width), dim=-1)
         gates = (x + gates).sigmoid()
@@ -137,12 +137,12 @@ class _Unrolled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        recurrent, goes_on, *saved = ctx.saved_tensors
+        recurrent, continues, *saved = ctx.saved_tensors
         steps = [_Step(*saved[at : at + 4]) for at in range(0, len(saved), 4)]
         (wanted,), of_state = gradients, torch.zeros_like(saved[0])
         of_seen, of_hidden = [], []
         for step, gradient, go in zip(
-            reversed(steps), reversed(wanted.unbind(1)), reversed(goes_on.unbind(1)), strict=True
+            reversed(steps), reversed(wanted.unbind(1)), reversed(continues.unbind(1)), strict=True
         ):
             gradient = gradient + of_state
             reset, update = step.gates.chunk(2, dim=-1)
@@ -157,8 +157,8 @@ class _Unrolled(torch.autograd.Function):
         return torch.stack(of_seen[::-1], dim=1), before.mT @ hidden, hidden.sum(1, keepdim=True), None, of_state
 
 
-class Along:
-    """A ``GRU`` as a network of flattened sequences ``(R, L * B, in)``, with their starts and states set by ``place``.
+class SequenceNetwork:
+    """A ``GRU`` as a network of flattened sequences ``(R, L * B, in)``; starts and states are set by ``set_starts``.
 
     Used in place of an MLP, it lets losses for single states apply to sequences.
 
@@ -172,7 +172,7 @@ class Along:
         self.after = torch.empty(0)
         """The state after the latest inputs, ``(R, B, H)``."""
 
-    def place(self, starts: Tensor, state: Tensor) -> None:
+    def set_starts(self, starts: Tensor, state: Tensor) -> None:
         """Set where episodes start in the next inputs, ``(R, L, B)``, and the state before them, ``(R, B, H)``."""
         self.starts, self.state = starts, state
 

@@ -40,7 +40,7 @@ def set_generator_state(generator: np.random.Generator, state: dict[str, Any]) -
 
 
 @contextmanager
-def undrawn(generators: Generators, of: np.ndarray) -> Iterator[None]:
+def preserve_generators(generators: Generators, of: np.ndarray) -> Iterator[None]:
     """Restore the generators of the learners in ``of`` (bool, ``(K,)``) after the block."""
     states = {k: generator_state(generators[k]) for k in np.flatnonzero(of)}
     yield

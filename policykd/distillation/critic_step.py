@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.networks import Adam, gradient
-from policykd.distillation.peer_step import step_of_the_taught
+from policykd.distillation.peer_step import masked_adam_step
 from policykd.distillation.weights import HasCritics
 
 
@@ -49,7 +49,7 @@ class CriticStep:
 
         gradients, info = gradient(loss, learner.critic)
         if self.rest:
-            step_of_the_taught(self.adam, learner.critic, gradients, learning_rate, taught)
+            masked_adam_step(self.adam, learner.critic, gradients, learning_rate, taught)
         else:
             self.adam.step(learner.critic, gradients, learning_rate)
         return info

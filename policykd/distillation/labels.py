@@ -43,7 +43,7 @@ class Labels(NamedTuple):
     def unpack(packed: Tensor, discrete: bool = False) -> Labels:
         """The answers in ``(K, B, W)``; ``discrete`` as in ``width``."""
         if discrete:
-            return Labels(PolicyOutput.choosing(packed[..., :-1]), packed[..., -1])
+            return Labels(PolicyOutput.categorical(packed[..., :-1]), packed[..., -1])
         size = (packed.shape[-1] - 1) // 3
         actions, mean, std, value = packed.split([size, size, size, 1], dim=-1)
         return Labels(PolicyOutput(actions, mean, std), value.squeeze(-1))
@@ -56,7 +56,7 @@ class Labels(NamedTuple):
         """
         gaussian = actions, torch.full_like(actions, std)
         if discrete:
-            policy = PolicyOutput.choosing(SURE * actions)
+            policy = PolicyOutput.categorical(SURE * actions)
         else:
             policy = PolicyOutput(actions, *(unsquashed_gaussian(*gaussian) if squashed else gaussian))
         return Labels(policy, torch.zeros_like(actions[..., 0]))

@@ -8,7 +8,7 @@ from torch import Tensor
 from policykd.distillation.weights import Student
 
 LEAST, MOST = 2.0**-14, 2.0**7
-"""Bounds of the weight, close to those of ``schedules.hold``, so that it can always recover."""
+"""Bounds of the weight, close to those of ``schedules.dual_ascent``, so that it can always recover."""
 
 
 class NearBest:

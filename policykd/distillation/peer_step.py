@@ -184,7 +184,7 @@ class PeerStep(DistillationStep):
         """
         gradients, info = gradient(self.towards(states, peer_of, student_of, taught, diagnose), self.learner.actor)
         if self.rest:
-            step_of_the_taught(self.adam, self.learner.actor, gradients, learning_rate, taught)
+            masked_adam_step(self.adam, self.learner.actor, gradients, learning_rate, taught)
         else:
             self.optimise(gradients, learning_rate)
         return info
@@ -201,7 +201,7 @@ class PeerStep(DistillationStep):
         return self.loss(states, peer.map(itemgetter(peer_of)), compare, taught, diagnose)
 
 
-def step_of_the_taught(
+def masked_adam_step(
     adam: Adam, rows: Tensor, gradients: Tensor, learning_rate: float | Tensor, taught: Tensor
 ) -> None:
     """A step of Adam, which counts by row, for learners that are taught; by its moments the others would move on, too.

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from policykd.core.fields import number_at
+from policykd.core.fields import value_at
 from policykd.core.registry import find
 
 
@@ -56,7 +56,7 @@ def schedule_of(schedule: str | Callable[[float], float]) -> Callable[[float], f
         PolicyKDError: the name is unknown, or it is not a function.
     """
     found = find("distill_schedule", schedule, SCHEDULES)
-    return found if isinstance(schedule, str) else partial(number_at, "distill_schedule", found)
+    return found if isinstance(schedule, str) else partial(value_at, "distill_schedule", found)
 
 
 def return_ratio(student: Tensor, teacher: float, chance: float) -> Tensor:
@@ -78,7 +78,7 @@ def return_ratio(student: Tensor, teacher: float, chance: float) -> Tensor:
     return (1 - (student - chance) / (teacher - chance)).clamp(0, 1)
 
 
-def hold(log_coefficient: Tensor, distance: Tensor, target: float, rate: float = 0.05) -> Tensor:
+def dual_ascent(log_coefficient: Tensor, distance: Tensor, target: float, rate: float = 0.05) -> Tensor:
     """One step of dual ascent on log lambda, ``(K,)``: lambda rises while the distance ``(K,)`` is above its target."""
     return (log_coefficient + rate * (distance / target - 1).clamp(-1, 1)).clamp(-10, 5)
 

@@ -25,7 +25,7 @@ from policykd.distillation.divergences import (
 )
 from policykd.distillation.labels import Labels, confidence
 from policykd.distillation.methods import TeacherMethod
-from policykd.distillation.schedules import BY_STUDENT, hold, return_ratio, schedule_of
+from policykd.distillation.schedules import BY_STUDENT, dual_ascent, return_ratio, schedule_of
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.distillation.weights import EMPTY, Comparison, weight_of
 
@@ -59,11 +59,11 @@ KL_OF = (
 """Divergences that are not 0 between equals, and the KL divergence that differs from each by an entropy."""
 
 
-def zero_between_equals(divergence: Divergence) -> Divergence:
+def as_kl(divergence: Divergence) -> Divergence:
     """The KL divergence of a cross-entropy or likelihood, which differ from it by an entropy; others as they are."""
     if isinstance(divergence, partial) and divergence.func is distance:  # at a temperature
         inner = divergence.keywords["divergence"]
-        exact = zero_between_equals(inner)
+        exact = as_kl(inner)
         return divergence if exact is inner else partial(divergence, divergence=exact)
     return next((kl for known, kl in KL_OF if known is divergence), divergence)
 
@@ -87,7 +87,7 @@ class JointTeaching:
         self.schedule = method.schedule if config.distill_schedule == "auto" else config.distill_schedule
         if self.schedule not in BY_STUDENT:
             schedule_of(self.schedule)  # an unknown name is refused now, not at the first update
-        self.held = zero_between_equals(divergence) if divergence and self.schedule == "held_kl" else None
+        self.held = as_kl(divergence) if divergence and self.schedule == "held_kl" else None
         """What the weight holds at a bound, if anything: a distance ``(K, B)``, also where the loss is none."""
         self.log_coefficient = torch.zeros(len(actor), device=actor.device)
         self.lambdas = torch.zeros(len(actor), device=actor.device)
@@ -122,7 +122,7 @@ class JointTeaching:
     def adapt(self, distance: Tensor) -> None:
         """After an update: raise lambda where students are further from the teacher, ``(K,)``, than held_kl wants."""
         if self.schedule == "held_kl":
-            self.log_coefficient.copy_(hold(self.log_coefficient, distance, self.config.kl_target))
+            self.log_coefficient.copy_(dual_ascent(self.log_coefficient, distance, self.config.kl_target))
 
     def losses(
         self, own: PolicyOutput, labels: Labels, own_value: Callable[[], Tensor], weight: Tensor | None = None

@@ -165,7 +165,7 @@ class TeachingConfig:
         require(not vary, "vary", vary, rule)
 
 
-def _of_a_student(kind: type[T]) -> type[T]:
+def _student_option(kind: type[T]) -> type[T]:
     """Keep what only peers have off the command line."""
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         if name in PEERS_ONLY:
@@ -173,7 +173,7 @@ def _of_a_student(kind: type[T]) -> type[T]:
     return kind
 
 
-@_of_a_student
+@_student_option
 @dataclass(frozen=True)
 class TaughtPPOConfig(TeachingConfig, PPOConfig):
     """Settings of students with PPO's Gaussian policy, whose standard deviation does not depend on the state."""
@@ -190,7 +190,7 @@ class TaughtPPOConfig(TeachingConfig, PPOConfig):
     """Logarithm of the standard deviation of the actions at the beginning, in units of the environment."""
 
 
-@_of_a_student
+@_student_option
 @dataclass(frozen=True)
 class TaughtDDPGConfig(TeachingConfig, DDPGConfig):
     """Deterministic students, with DDPG where they also learn by themselves."""
@@ -199,7 +199,7 @@ class TaughtDDPGConfig(TeachingConfig, DDPGConfig):
     """Widths of the hidden layers of actor and critic."""
 
 
-@_of_a_student
+@_student_option
 @dataclass(frozen=True)
 class TaughtTD3Config(TeachingConfig, TD3Config):
     """Deterministic students, with TD3 where they also learn by themselves."""
@@ -208,7 +208,7 @@ class TaughtTD3Config(TeachingConfig, TD3Config):
     """Widths of the hidden layers of actor and critics."""
 
 
-@_of_a_student
+@_student_option
 @dataclass(frozen=True)
 class TaughtSACConfig(TeachingConfig, SACConfig):
     """Squashed Gaussian students, with SAC where they also learn by themselves."""

@@ -9,17 +9,17 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from policykd.core.files import placing, write_text
+from policykd.core.files import atomic_path, write_text
 from policykd.export import c_code
-from policykd.export.calibration import check_along, check_int8, quantise_along, split
+from policykd.export.calibration import check_int8, check_on_episodes, quantise_stateful, split
 from policykd.export.compiled import CompiledPolicy, code_bytes
 from policykd.export.deployed import deploy
+from policykd.export.equivalence import Check, Difference, check, from_learner_inputs, require_free
 from policykd.export.exportable import Exportable, Inputs, Which
 from policykd.export.int8 import quantise
 from policykd.export.plain import PlainPolicy, flatten
 from policykd.export.policy import computed
-from policykd.export.proof import Check, Difference, check, reads, require_free
-from policykd.export.remembering import Episodes, needs_state, stepping
+from policykd.export.stateful import Episodes, needs_state, over_episodes
 
 Precision = Literal["float32", "int8"]
 
@@ -86,7 +86,7 @@ def to_c(
         4 * policy.state_size,
         one is not policy,
     )
-    with placing(path) as folder:
+    with atomic_path(path) as folder:
         folder.mkdir()
         about = [f"{agent.env_id}: a policy in {precision}, exported by policykd {metadata.version('policykd')}."]
         about += [
@@ -118,10 +118,10 @@ def _compared(
         if precision == "float32":
             policy = episodes.plain()
             one, _ = computed(policy, "auto")
-            return policy, one, episodes.check(stepping(one.step), what)
-        policy, met = quantise_along(episodes, states)
+            return policy, one, episodes.check(over_episodes(one.step), what)
+        policy, met = quantise_stateful(episodes, states)
         one, _ = computed(policy, "auto")
-        return policy, one, check_along(episodes, stepping(one.step), [(policy.state_size,)], met, what)
+        return policy, one, check_on_episodes(episodes, over_episodes(one.step), [(policy.state_size,)], met, what)
     policy = as_arrays(agent, k, inputs)
     near_enough: Check = check
     if precision == "int8":
@@ -129,5 +129,7 @@ def _compared(
         policy = quantise(policy, calibrated)
         near_enough = check_int8(measured)
     one, _ = computed(policy, "auto")
-    act = reads(agent, inputs, lambda observations: np.stack([one(observation) for observation in observations]))
+    act = from_learner_inputs(
+        agent, inputs, lambda observations: np.stack([one(observation) for observation in observations])
+    )
     return policy, one, near_enough(agent, k, act, what)

@@ -11,12 +11,21 @@ import torch
 from policykd.core.errors import PolicyKDError
 from policykd.core.seeding import env_seed, stream
 from policykd.export.deployed import deploy
+from policykd.export.equivalence import (
+    Act,
+    Check,
+    Difference,
+    action_distances,
+    as_act,
+    compare,
+    full_inputs,
+    summarise,
+)
 from policykd.export.exportable import Exportable, Inputs
 from policykd.export.int8 import check_states, quantise
 from policykd.export.plain import PlainPolicy
-from policykd.export.proof import Act, Check, Difference, apart, as_act, compare, summed_up, whole
-from policykd.export.remembering import Episodes, Play, follow
-from policykd.tasks.spaces import Choices
+from policykd.export.stateful import Episodes, Play, unroll
+from policykd.tasks.spaces import DiscreteActions
 
 STATES = 2_000
 """Number of states to collect if none are given."""
@@ -26,7 +35,7 @@ TOLERANCE = 0.1
 """Maximum mean distance from the learner, in actions scaled to [-1, 1]; beyond it int8 is not written."""
 
 
-class Met(NamedTuple):
+class EpisodeObservations(NamedTuple):
     """Observations of consecutive episodes."""
 
     observations: np.ndarray
@@ -59,7 +68,7 @@ def _visit(
                 episode += 1
             states[i], starts[i] = observation, ended
             action = act(states[i], ended)
-            if isinstance(scale, Choices):
+            if isinstance(scale, DiscreteActions):
                 action = scale.to_env(generator.random(scale.size)) if generator.random() < NOISE else action
             else:
                 action = scale.clip(action + NOISE * scale.half_range * generator.standard_normal(scale.size))
@@ -68,7 +77,9 @@ def _visit(
     return states, starts
 
 
-def episodes_met(episodes: Episodes, states: np.ndarray | None) -> tuple[Met, Met]:
+def calibration_episodes(
+    episodes: Episodes, states: np.ndarray | None
+) -> tuple[EpisodeObservations, EpisodeObservations]:
     """Episodes of a learner with memory to calibrate on, and later ones to test on.
 
     Args:
@@ -85,7 +96,7 @@ def episodes_met(episodes: Episodes, states: np.ndarray | None) -> tuple[Met, Me
     if states is None:
 
         def seen(parts: np.ndarray) -> np.ndarray:
-            return whole(agent, episodes.inputs, parts[..., -part:])
+            return full_inputs(agent, episodes.inputs, parts[..., -part:])
 
         def act(read: np.ndarray, start: bool) -> np.ndarray:
             action, *state[:] = episodes.play(seen(read[None]), np.array([start], np.float32), *state)
@@ -98,21 +109,21 @@ def episodes_met(episodes: Episodes, states: np.ndarray | None) -> tuple[Met, Me
         starts = np.zeros(len(states), bool)
     middle = len(states) // 2
     starts[[0, middle]] = True
-    return Met(states[:middle], starts[:middle]), Met(states[middle:], starts[middle:])
+    return EpisodeObservations(states[:middle], starts[:middle]), EpisodeObservations(states[middle:], starts[middle:])
 
 
-def quantise_along(episodes: Episodes, states: np.ndarray | None) -> tuple[PlainPolicy, Met]:
+def quantise_stateful(episodes: Episodes, states: np.ndarray | None) -> tuple[PlainPolicy, EpisodeObservations]:
     """A learner with memory in int8, and episodes to test it on.
 
     Args:
         episodes: the learner.
-        states: as for ``episodes_met``.
+        states: as for ``calibration_episodes``.
 
     Raises:
         PolicyKDError: they do not fit, or C does not support its networks.
     """
-    policy, (calibrated, measured) = episodes.plain(), episodes_met(episodes, states)
-    remembered = follow(episodes.play, episodes.shapes, *calibrated)[1:]
+    policy, (calibrated, measured) = episodes.plain(), calibration_episodes(episodes, states)
+    remembered = unroll(episodes.play, episodes.shapes, *calibrated)[1:]
     read = remembered[0].reshape(len(remembered[0]), -1) if policy.history > 1 else policy.read(calibrated.observations)
     return quantise(policy, read, remembered[-1] if policy.units is not None else None), measured
 
@@ -143,12 +154,14 @@ def check_int8(states: np.ndarray) -> Check:
     """A check of int8 at ``states (n, O)``, which refuses a mean distance from the learner above ``TOLERANCE``."""
 
     def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
-        return allowed(compare(agent, k, act, states), what)
+        return check_mean(compare(agent, k, act, states), what)
 
     return check
 
 
-def check_along(episodes: Episodes, play: Play, shapes: list[tuple[int, ...]], met: Met, what: str) -> Difference:
+def check_on_episodes(
+    episodes: Episodes, play: Play, shapes: list[tuple[int, ...]], met: EpisodeObservations, what: str
+) -> Difference:
     """Distance of an int8 policy from its learner along episodes, in which each keeps its own state.
 
     Args:
@@ -161,12 +174,12 @@ def check_along(episodes: Episodes, play: Play, shapes: list[tuple[int, ...]], m
     Raises:
         PolicyKDError: as for ``check_int8``.
     """
-    wanted, actions = follow(episodes.play, episodes.shapes, *met)[0], follow(play, shapes, *met)[0]
-    distances = apart(episodes.agent, actions, wanted)
-    return allowed(summed_up(distances), what)
+    wanted, actions = unroll(episodes.play, episodes.shapes, *met)[0], unroll(play, shapes, *met)[0]
+    distances = action_distances(episodes.agent, actions, wanted)
+    return check_mean(summarise(distances), what)
 
 
-def allowed(difference: Difference, what: str) -> Difference:
+def check_mean(difference: Difference, what: str) -> Difference:
     """Check that the difference of int8 from its learner is within ``TOLERANCE``, and return it."""
     if not difference.mean <= TOLERANCE:
         raise PolicyKDError(

@@ -13,10 +13,10 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.networks import MLP
 from policykd.core.normaliser import CLIP
 from policykd.core.recurrent import GRU
+from policykd.export.equivalence import as_act, check, from_learner_inputs
 from policykd.export.exportable import Exportable, Inputs
-from policykd.export.proof import as_act, check, reads
 from policykd.learners import PPO, Learner, OffPolicyLearner
-from policykd.tasks.spaces import ActionScale, Choices
+from policykd.tasks.spaces import ActionScale, DiscreteActions
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "elu": nn.ELU}
 Statistics = tuple[Tensor, Tensor]
@@ -49,14 +49,14 @@ class DeployedPolicy(nn.Module):
         self,
         network: MLP,
         row: Tensor,
-        actions: ActionScale | Choices,
+        actions: ActionScale | DiscreteActions,
         squash: bool,
         statistics: Statistics | None = None,
         columns: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.columns = None if columns is None else list(columns)
-        self.choices = actions if isinstance(actions, Choices) else None
+        self.choices = actions if isinstance(actions, DiscreteActions) else None
         layers: list[nn.Module] = []
         for weight, bias, *norm in network.unpack(row.detach().cpu().unsqueeze(0)):
             layer = nn.Linear(weight.shape[1], weight.shape[2])
@@ -126,7 +126,7 @@ def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
         raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
     agent.check_finite("export", k)
     row, statistics = learner.actor[k, : network.parameter_count], normaliser(learner, k)
-    picks = inputs == "full" and not (view.whole and view.history == 1)
+    picks = inputs == "full" and not (view.is_full and view.history == 1)
     if picks and (view.columns is None or view.history > 1):
         what = "a history" if view.history > 1 else "a function of the observation"
         raise PolicyKDError(
@@ -134,7 +134,7 @@ def deploy(agent: Exportable, k: int, inputs: Inputs = "own") -> DeployedPolicy:
         )
     columns = view.columns if picks else None
     policy = DeployedPolicy(network, row, agent.action_scale, squashes(learner), statistics, columns)
-    check(agent, k, reads(agent, inputs, as_act(policy)), "the torch module")
+    check(agent, k, from_learner_inputs(agent, inputs, as_act(policy)), "the torch module")
     return policy
 
 
@@ -162,7 +162,7 @@ def normaliser(learner: Learner, k: int) -> Statistics | None:
 def description(agent: Exportable, inputs: Inputs) -> str:
     """The description stored in a file, as JSON: with it ``Teacher.load`` needs no task."""
     scale = agent.action_scale
-    if isinstance(scale, Choices):
+    if isinstance(scale, DiscreteActions):
         actions: dict[str, Any] = {"choices": scale.size, "first": scale.start}
     else:
         actions = {"low": scale.low.tolist(), "high": scale.high.tolist()}

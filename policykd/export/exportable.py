@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from policykd.learners import Learner
-from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
+from policykd.tasks.spaces import ActionScale, ActionSpace, DiscreteActions
 from policykd.tasks.views import View
 
 Inputs = Literal["own", "full"]
@@ -30,7 +30,7 @@ class Exportable(Protocol):
     config: Any
     observation_space: spaces.Box
     action_space: ActionSpace
-    action_scale: ActionScale | Choices
+    action_scale: ActionScale | DiscreteActions
     view: View
     """The learners' view of the task's observations."""
     recipe: Any

@@ -15,12 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from policykd.core.files import placing, write_text
+from policykd.core.files import atomic_path, write_text
 from policykd.export.deployed import deploy
+from policykd.export.equivalence import require_free
 from policykd.export.exportable import Exportable, Which
-from policykd.export.proof import require_free
 from policykd.export.zoo import to_zip
-from policykd.export.zoo_settings import untold, wrappers_of
+from policykd.export.zoo_settings import env_differences, wrappers_of
 from policykd.tasks.spaces import short_id
 from policykd.tasks.views import View
 from policykd.teachers import Teacher, TeacherScore
@@ -49,7 +49,7 @@ def to_hub_folder(
     """
     k, path = agent.learner_index(k), require_free(path)
     name = f"{agent.backbone}-{short_id(agent.env_id).replace('/', '-')}"
-    with placing(path) as folder:
+    with atomic_path(path) as folder:
         to_zip(agent, k, folder / f"{name}.zip", folder / STATISTICS)
         _write_config(folder, name)
         teacher = Teacher.load(folder, agent.factory)
@@ -57,7 +57,7 @@ def to_hub_folder(
         write_text(folder / "results.json", json.dumps(_results(score), indent=2) + "\n")
         drawn = record is not None and agent.made_by_id
         if record is not None and drawn:
-            view, look = agent.view, agent.view.follow()
+            view, look = agent.view, agent.view.for_episode()
             record(agent.env_id, lambda o: teacher.predict(look(view.flat(o)))[0], folder / "replay.mp4", seed=seed)
         _write_card(agent, k, folder, name, score)
     return dataclasses.replace(score, source=str(path))
@@ -155,8 +155,8 @@ def _write_card(agent: Exportable, k: int, folder: Path, name: str, score: Teach
         algorithm=algorithm,
         name=name,
         imports=(", VecNormalize" if normalised else "") + _imports(agent.view),
-        note=untold(agent),
-        made=_made(agent),
+        note=env_differences(agent),
+        made=_env_code(agent),
         wrap=WRAP if normalised else "",
     )
     packages = ("policykd", "stable-baselines3", "gymnasium", "mujoco", "torch")
@@ -173,7 +173,7 @@ def _write_card(agent: Exportable, k: int, folder: Path, name: str, score: Teach
         steps=agent.num_timesteps,
         parameters=sum(parameter.numel() for parameter in deploy(agent, k).parameters()),
         layers=" x ".join(map(str, agent.config.net_arch)),
-        observations=_seen(agent.view)
+        observations=_view_text(agent.view)
         + (f", normalised; statistics in `{STATISTICS}`" if normalised else ", as the task gives them"),
         versions=", ".join(f"{package} {metadata.version(package)}" for package in packages),
         usage=usage,
@@ -181,7 +181,7 @@ def _write_card(agent: Exportable, k: int, folder: Path, name: str, score: Teach
     write_text(folder / "README.md", card)
 
 
-def _made(agent: Exportable) -> str:
+def _env_code(agent: Exportable) -> str:
     """Code that makes the task with the policy's view."""
     module = "policykd_envs:" if agent.env_id.startswith("PolicyKD/") else ""
     made = f'gym.make("{module}{agent.env_id}")'
@@ -197,9 +197,9 @@ def _imports(view: View) -> str:
     return "".join(f"\nfrom {module} import {name}" for module, _, name in places)
 
 
-def _seen(view: View) -> str:
+def _view_text(view: View) -> str:
     """Description of the part of the observation that the policy sees."""
-    seen = "all" if view.whole else "a function"
+    seen = "all" if view.is_full else "a function"
     if view.columns is not None:
         seen = f"columns {', '.join(map(str, view.columns))}"
     return f"{seen} of {view.size}" + (f", the latest {view.history} together" if view.history > 1 else "")

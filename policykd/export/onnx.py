@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import as_path, placing
-from policykd.export import remembering
-from policykd.export.calibration import check_along, check_int8, episodes_met, split
+from policykd.core.files import as_path, atomic_path
+from policykd.export import stateful
+from policykd.export.calibration import calibration_episodes, check_int8, check_on_episodes, split
 from policykd.export.deployed import deploy, description, input_size
+from policykd.export.equivalence import Act, Difference, from_learner_inputs, full_inputs, require_free, write_compared
 from policykd.export.exportable import Exportable, Inputs, Which
-from policykd.export.proof import Act, Difference, reads, require_free, whole, write_compared
 from policykd.teachers.programs import METADATA, onnx_session
 
 
@@ -43,14 +43,14 @@ def to_onnx(agent: Exportable, k: Which, path: str | Path, inputs: Inputs = "own
     """
     require_packages()
     k, path = agent.learner_index(k), as_path("export", path)
-    if remembering.needs_state(agent, inputs):
-        return remembering.write(agent, k, path, inputs, _export_episodes, _play)
+    if stateful.needs_state(agent, inputs):
+        return stateful.write(agent, k, path, inputs, _export_episodes, _play)
     return write_compared(
         agent,
         k,
         path,
         lambda file: _export(agent, k, file, inputs),
-        lambda file: reads(agent, inputs, _read(file)),
+        lambda file: from_learner_inputs(agent, inputs, _read(file)),
     ).worst
 
 
@@ -75,29 +75,31 @@ def to_onnx_int8(
     """
     require_packages()
     k, path = agent.learner_index(k), require_free(path)
-    if remembering.needs_state(agent, inputs):
-        return _episodes_in_int8(remembering.Episodes(agent, k, inputs), path, states)
+    if stateful.needs_state(agent, inputs):
+        return _episodes_in_int8(stateful.Episodes(agent, k, inputs), path, states)
     calibrated, measured = split(agent, k, states, inputs)
 
     def write(temporary: Path) -> None:
         float32 = temporary.with_name("float32.onnx")
         _export(agent, k, float32, inputs)
-        quantise(float32, temporary, {"observations": whole(agent, inputs, calibrated)})
+        quantise(float32, temporary, {"observations": full_inputs(agent, inputs, calibrated)})
 
-    return write_compared(agent, k, path, write, lambda file: reads(agent, inputs, _read(file)), check_int8(measured))
+    return write_compared(
+        agent, k, path, write, lambda file: from_learner_inputs(agent, inputs, _read(file)), check_int8(measured)
+    )
 
 
-def _episodes_in_int8(episodes: remembering.Episodes, path: Path, states: np.ndarray | None) -> Difference:
+def _episodes_in_int8(episodes: stateful.Episodes, path: Path, states: np.ndarray | None) -> Difference:
     """``to_onnx_int8`` for a learner with memory, whose state stays float32 between steps."""
-    calibrated, measured = episodes_met(episodes, states)
-    after = remembering.follow(episodes.play, episodes.shapes, *calibrated)[1:]
+    calibrated, measured = calibration_episodes(episodes, states)
+    after = stateful.unroll(episodes.play, episodes.shapes, *calibrated)[1:]
     before = (np.concatenate((np.zeros_like(part[:1]), part[:-1])) for part in after)
     fed = {"observations": calibrated.observations, "starts": calibrated.starts.astype(np.float32)}
-    with placing(path) as temporary:
+    with atomic_path(path) as temporary:
         float32 = temporary.with_name("float32.onnx")
         _export_episodes(episodes, float32)
         quantise(float32, temporary, {**fed, **dict(zip(episodes.names, before, strict=True))})
-        return check_along(episodes, _play(temporary), episodes.shapes, measured, str(path))
+        return check_on_episodes(episodes, _play(temporary), episodes.shapes, measured, str(path))
 
 
 def quantise(source: Path, target: Path, inputs: Mapping[str, np.ndarray]) -> None:
@@ -130,7 +132,7 @@ def _export(agent: Exportable, k: int, path: Path, inputs: Inputs) -> None:
     _save(deploy(agent, k, inputs), examples, ["observations"], ["actions"], path, description(agent, inputs))
 
 
-def _export_episodes(episodes: remembering.Episodes, path: Path) -> None:
+def _export_episodes(episodes: stateful.Episodes, path: Path) -> None:
     names, outputs = ["observations", "starts", *episodes.names], [f"next_{name}" for name in episodes.names]
     _save(episodes.module, episodes.examples(), names, ["actions", *outputs], path, "")
 
@@ -181,7 +183,7 @@ def _read(path: Path) -> Act:
     return lambda observations: session.run(None, {"observations": observations})[0]
 
 
-def _play(path: Path) -> remembering.Play:
+def _play(path: Path) -> stateful.Play:
     session = onnx_session(path)
     names = [one.name for one in session.get_inputs()]
     return lambda *arrays: tuple(session.run(None, dict(zip(names, arrays, strict=True))))

@@ -13,7 +13,7 @@ from policykd.export.compiled import CompiledPolicy
 from policykd.export.deployed import deploy
 from policykd.export.exportable import Exportable
 from policykd.export.plain import PlainPolicy, flatten
-from policykd.export.remembering import Episodes, needs_state, stepping
+from policykd.export.stateful import Episodes, needs_state, over_episodes
 from policykd.native.build import Unavailable
 
 Computed = Literal["auto", "c", "numpy"]
@@ -49,9 +49,9 @@ class Policy:
         self.observation_size, self.action_size = agent.view.size, self._plain.sizes[-1]
         self._act, self.computed_by = computed(self._plain, computed_by)
         self._shape = (self.observation_size,)
-        self._as_it_is = agent.view.whole and agent.view.space is None and episodes is None
+        self._as_it_is = agent.view.is_full and agent.view.space is None and episodes is None
         if episodes is not None:
-            episodes.check(stepping(self._act.step), "the fast policy")
+            episodes.check(over_episodes(self._act.step), "the fast policy")
 
     def __call__(self, observation: np.ndarray) -> np.ndarray:
         """The action ``(A,)`` at one raw observation ``(O,)``, either the task's or the student's part of it.

@@ -33,7 +33,7 @@ from policykd.learners import DDPG, PPO, SAC, OffPolicyLearner
 from policykd.learners.config import Config, DDPGConfig, PPOConfig
 from policykd.learners.settings import VARIED_ROWS
 from policykd.tasks.groups import OwnSpace, in_turn
-from policykd.tasks.spaces import Choices
+from policykd.tasks.spaces import DiscreteActions
 
 log = logging.getLogger("policykd")
 
@@ -94,7 +94,7 @@ def check_trained_by_sb3(config: Config) -> None:
         require(value == plain, name, value, "is not for agents of SB3, whose networks are plain MLPs: leave it out")
 
 
-def own_config(agent: Exportable, k: int) -> Config:
+def learner_config(agent: Exportable, k: int) -> Config:
     """The settings of learner ``k``; those that vary between peers come from its rows, which rebirth may move."""
     own: dict[str, Any] = {}
     for name, values in getattr(agent.config, "vary", {}).items():
@@ -117,7 +117,7 @@ def no_twin(agent: Exportable) -> str | None:
     networks = getattr(learner, "actor_network", None), getattr(learner, "critic_network", None)
     if learner.sb3 is None or not all(isinstance(network, MLP) and not network.layer_norm for network in networks):
         return f"{agent.backbone} with these networks has no twin in Stable-Baselines3"
-    if isinstance(scale, Choices) and scale.start != 0:  # SB3's check_env also refuses Discrete(n, start=...)
+    if isinstance(scale, DiscreteActions) and scale.start != 0:  # SB3's check_env also refuses Discrete(n, start=...)
         return f"the choices of {agent.env_id} begin at {scale.start}, and those of Stable-Baselines3's agents at 0"
     return None
 
@@ -131,8 +131,8 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
     if reason := no_twin(agent):
         raise PolicyKDError(f"export: {reason}: use onnx or torchscript, which take LayerNorm and gru, too")
     assert learner.sb3 is not None
-    config = change(own_config(agent, k), PLAIN)  # custom network functions have made plain networks
-    with closing(vec_env(DummyVecEnv([partial(as_seen, agent)] * config.n_envs), config)) as env:
+    config = change(learner_config(agent, k), PLAIN)  # custom network functions have made plain networks
+    with closing(vec_env(DummyVecEnv([partial(env_for_sb3, agent)] * config.n_envs), config)) as env:
         with torch.random.fork_rng(devices=[]):  # initial weights are overwritten: do not advance the user's generator
             model = make_model(learner.sb3, config, env)
         if isinstance(learner, PPO):
@@ -147,17 +147,17 @@ def to_sb3(agent: Exportable, k: int) -> BaseAlgorithm:
         if model.get_vec_normalize_env() is not None:
             # On-policy agents have this only if trained on a VecNormalize, by which readers recognise them.
             rows = np.zeros((env.num_envs, spaces.flatdim(model.observation_space)), np.float32)
-            model._last_original_obs = as_shown(model.observation_space, rows)
+            model._last_original_obs = unflatten_for_sb3(model.observation_space, rows)
     return model
 
 
-def as_seen(agent: Exportable) -> gym.Env:
+def env_for_sb3(agent: Exportable) -> gym.Env:
     """The task with a learner's view, in its original axes and groups if SB3's policies flatten them alike."""
     env, shown = agent.factory(), agent.view.shown
-    return env if shown is None else OwnAxes(env, shown)
+    return env if shown is None else UnflattenObservation(env, shown)
 
 
-class OwnAxes(gym.ObservationWrapper):
+class UnflattenObservation(gym.ObservationWrapper):
     """Restores the original axes and groups of a flattened task."""
 
     def __init__(self, env: gym.Env, space: OwnSpace) -> None:
@@ -166,14 +166,14 @@ class OwnAxes(gym.ObservationWrapper):
 
     def observation(self, observation: np.ndarray) -> Any:
         """Unflatten one observation ``(O,)``."""
-        return as_shown(self.observation_space, observation)
+        return unflatten_for_sb3(self.observation_space, observation)
 
 
-def as_shown(space: gym.Space, rows: np.ndarray) -> Any:
+def unflatten_for_sb3(space: gym.Space, rows: np.ndarray) -> Any:
     """Unflatten observations ``(..., O)`` to a box, or a dict of boxes, that SB3 flattens in the same way."""
     if isinstance(space, spaces.Dict):
         columns = in_turn({key: spaces.flatdim(part) for key, part in space.items()})
-        return {key: as_shown(part, rows[..., list(columns[key])]) for key, part in space.items()}
+        return {key: unflatten_for_sb3(part, rows[..., list(columns[key])]) for key, part in space.items()}
     return rows.reshape(*rows.shape[:-1], *(space.shape or ()))
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from policykd.core.files import as_path
-from policykd.export import remembering
+from policykd.export import stateful
 from policykd.export.deployed import deploy, description, input_size
+from policykd.export.equivalence import Act, as_act, from_learner_inputs, write_compared
 from policykd.export.exportable import Exportable, Inputs, Which
-from policykd.export.proof import Act, as_act, reads, write_compared
 from policykd.teachers.programs import METADATA
 
 
@@ -35,8 +35,8 @@ def to_torchscript(agent: Exportable, k: Which, path: str | Path, inputs: Inputs
         PolicyKDError: the file does not act like the learner, or exists (nothing is written).
     """
     k, path = agent.learner_index(k), as_path("export", path)
-    if remembering.needs_state(agent, inputs):
-        return remembering.write(
+    if stateful.needs_state(agent, inputs):
+        return stateful.write(
             agent, k, path, inputs, lambda episodes, file: _save(episodes.module, episodes.examples(), file, {}), _play
         )
     policy, size = deploy(agent, k, inputs), input_size(agent, inputs)
@@ -46,7 +46,7 @@ def to_torchscript(agent: Exportable, k: Which, path: str | Path, inputs: Inputs
         k,
         path,
         lambda file: _save(policy, (torch.zeros(2, size),), file, files),
-        lambda file: reads(agent, inputs, _act(file)),
+        lambda file: from_learner_inputs(agent, inputs, _act(file)),
     ).worst
 
 
@@ -68,6 +68,6 @@ def _act(path: Path) -> Act:
     return as_act(_load(path))
 
 
-def _play(path: Path) -> remembering.Play:
+def _play(path: Path) -> stateful.Play:
     program = _load(path)
     return lambda *arrays: tuple(part.numpy() for part in program(*(torch.from_numpy(array) for array in arrays)))

@@ -9,10 +9,10 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecNormalize
 
 from policykd.core.files import file_path, write_bytes
-from policykd.core.normaliser import pickled_to_play
+from policykd.core.normaliser import pickle_for_inference
+from policykd.export.equivalence import Act, require_free, write_compared
 from policykd.export.exportable import Exportable, Which
-from policykd.export.proof import Act, require_free, write_compared
-from policykd.export.sb3 import as_shown, to_sb3
+from policykd.export.sb3 import to_sb3, unflatten_for_sb3
 from policykd.export.zoo_settings import zoo_settings
 
 
@@ -41,7 +41,7 @@ def to_zip(agent: Exportable, k: Which, path: str | Path, statistics: Path | Non
     statistics = path.with_suffix("") / "vecnormalize.pkl" if statistics is None else statistics
     beside = {name: text.encode() for name, text in zoo_settings(agent, k).items()}
     if normalizer is not None:  # SB3 reads a pickle; policykd never does
-        beside[statistics.name] = pickled_to_play(normalizer)
+        beside[statistics.name] = pickle_for_inference(normalizer)
     for name in beside:
         require_free(statistics.parent / name)
     # SB3's class reads the file back; load needs no environment.
@@ -56,7 +56,7 @@ def to_zip(agent: Exportable, k: Which, path: str | Path, statistics: Path | Non
 
 def _act(model: Any, normalizer: VecNormalize | None) -> Act:
     def act(observations: np.ndarray) -> np.ndarray:
-        rows = as_shown(model.observation_space, observations)
+        rows = unflatten_for_sb3(model.observation_space, observations)
         inputs = rows if normalizer is None else normalizer.normalize_obs(rows)
         return model.predict(inputs, deterministic=True)[0]
 

@@ -40,7 +40,7 @@ def zoo_settings(agent: Exportable, k: int) -> dict[str, str]:
         "n_timesteps": agent.num_timesteps,
         "seed": agent.learners[k][0],
     }
-    note = untold(agent)
+    note = env_differences(agent)
     return {"config.yml": note + _lines(settings), "args.yml": note + _lines(arguments)}
 
 
@@ -61,7 +61,7 @@ def wrappers_of(view: View) -> dict[str, dict[str, Any]]:
     return wrappers
 
 
-def untold(agent: Exportable) -> str:
+def env_differences(agent: Exportable) -> str:
     """Comments on how the agent's task differs from its id and wrappers; empty if it does not."""
     note = "" if agent.made_by_id else "# made by a function or from an instance: its own wrappers are not told here\n"
     if agent.view.function is not None:

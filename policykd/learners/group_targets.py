@@ -16,7 +16,7 @@ Propose = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 def by_all_critics(judge: Judge, observations: Tensor, actions: Tensor, count: int) -> Tensor:
     """The mean of what the critics of each of ``count`` peers say of a learner's own actions, ``(K, B)``."""
     batch = observations.shape[1]
-    judged = judge(to_everybody(observations, count), to_everybody(actions, count))
+    judged = judge(to_all_peers(observations, count), to_all_peers(actions, count))
     return judged.view(-1, count, count, batch).mean(1).view(-1, batch)
 
 
@@ -45,22 +45,22 @@ def by_all_actors(
     """
     batch = observations.shape[1]
     actions, log_prob = propose(
-        to_everybody(observations, count), None if noise is None else to_everybody(noise, count)
+        to_all_peers(observations, count), None if noise is None else to_all_peers(noise, count)
     )
-    values = judge(observations.repeat(1, count, 1), to_asker(actions, count))
+    values = judge(observations.repeat(1, count, 1), to_sender(actions, count))
     if log_prob is not None and temperature is not None:
-        values = values - temperature * to_asker(log_prob.unsqueeze(-1), count).squeeze(-1)
+        values = values - temperature * to_sender(log_prob.unsqueeze(-1), count).squeeze(-1)
     proposals = values.view(-1, count, batch)
     return least * proposals.amin(1) + (1 - least) * proposals.amax(1)
 
 
-def to_everybody(rows: Tensor, count: int) -> Tensor:
+def to_all_peers(rows: Tensor, count: int) -> Tensor:
     """What each learner has ``(K, B, W)`` given to all of its group: ``(K, count * B, W)``, learner by learner."""
     whole_group = rows.reshape(-1, count * rows.shape[1], rows.shape[2])
     return whole_group.repeat_interleave(count, dim=0)
 
 
-def to_asker(answers: Tensor, count: int) -> Tensor:
+def to_sender(answers: Tensor, count: int) -> Tensor:
     """Answers of row i to all of its group ``(K, count * B, W)`` as those of all to row k: same shape, peer by peer."""
     apart = answers.unflatten(1, (count, -1)).unflatten(0, (-1, count))  # (G, who answers, who asks, B, W)
     swapped: Tensor = apart.transpose(1, 2).flatten(0, 1).flatten(1, 2)

@@ -80,7 +80,7 @@ class Categorical:
 
     def answer(self, outputs: Tensor, log_std: Tensor) -> PolicyOutput:
         """Logits, and the most likely action."""
-        return PolicyOutput.choosing(outputs)
+        return PolicyOutput.categorical(outputs)
 
     def sample(self, outputs: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
         """The Gumbel-max trick; Phi(noise) is uniform, and its logarithm exact in both tails."""

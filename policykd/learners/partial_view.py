@@ -12,7 +12,7 @@ from policykd.core.networks import MLP, Network
 from policykd.learners.off_policy import OffPolicyLearner
 
 
-def see_only(learner: OffPolicyLearner, size: int, columns: Sequence[Sequence[int] | None]) -> None:
+def mask_unseen_inputs(learner: OffPolicyLearner, size: int, columns: Sequence[Sequence[int] | None]) -> None:
     """Take from actors and critics, for good, the weights of observations that their peer does not see.
 
     Networks keep their inputs, so that peers are one tensor still, answer at each other's states, and are exported as

@@ -6,16 +6,16 @@ import math
 import typing
 from dataclasses import dataclass
 
-from policykd.core.fields import not_negative, positive, require, start_of
-from policykd.learners import elsewhere
+from policykd.core.fields import initial_value, not_negative, positive, require
+from policykd.learners import sb3_arguments
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """How often a run evaluates, logs and saves, in environment steps of one group, all peers together."""
 
-    ELSEWHERE = elsewhere.ELSEWHERE  # not a field: what to say about names that are not settings here
-    AS_SB3 = elsewhere.AS_SB3  # not a field either: what reads other ways to write a value
+    ADVICE = sb3_arguments.ADVICE  # not a field: what to say about names that are not settings here
+    CONVERTERS = sb3_arguments.CONVERTERS  # not a field either: what reads other ways to write a value
     eval_freq: int = 10_000
     """Environment steps between evaluations of all learners. 0 evaluates only at the end."""
     n_eval_episodes: int = 10
@@ -35,7 +35,7 @@ class RunConfig:
         positive(self, "log_freq")
         not_negative(self, "checkpoint_freq")
         for name, value in vars(self).items():
-            number = start_of(value)
+            number = initial_value(value)
             unbounded = name == "weight_ratio"  # infinity: no bound
             require(unbounded or not isinstance(number, float) or math.isfinite(number), name, value, "must be finite")
             require(not isinstance(number, int) or number < 2**63, name, value, "must be less than 2^63")

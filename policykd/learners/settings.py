@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError, telling
-from policykd.core.fields import number_at, require
+from policykd.core.errors import PolicyKDError, reraise
+from policykd.core.fields import require, value_at
 from policykd.core.memory import require_memory
 from policykd.core.networks import MLP, Network
 from policykd.core.recurrent import GRU
@@ -56,7 +56,7 @@ class Settings:
     def advance(self, progress: float) -> None:
         """Set the learning rate where it is ``scheduled``: a function of what remains, as SB3's."""
         assert self.scheduled is not None and self.rate is not None
-        self.rate.fill_(number_at("learning_rate", self.scheduled, 1.0 - progress))
+        self.rate.fill_(value_at("learning_rate", self.scheduled, 1.0 - progress))
 
 
 VARIED_ROWS = {
@@ -111,7 +111,10 @@ def make_networks(
 
     actor: Callable[[int, int], Network] = mlp if config.network is None else find("network", config.network, NETWORKS)
     critic = actor if config.critic_network is None else find("critic_network", config.critic_network, NETWORKS)
-    first, judge = _made("network", actor, inputs, outputs), _made("critic_network", critic, critic_inputs, 1)
+    first, judge = (
+        _make_network("network", actor, inputs, outputs),
+        _make_network("critic_network", critic, critic_inputs, 1),
+    )
     if (width := getattr(config, "gru", None)) is not None:
         require(config.network is None, "gru", width, "makes the actor, and so does network: give one of the two")
         first = GRU(inputs, width, mlp(width + inputs, outputs))
@@ -130,9 +133,9 @@ PARTS = "parameter_count", "initialise", "__call__"
 SEE = "docs/extending/network.md has an example"
 
 
-def _made(what: str, maker: Callable[[int, int], Network], inputs: int, outputs: int) -> Network:
+def _make_network(what: str, maker: Callable[[int, int], Network], inputs: int, outputs: int) -> Network:
     """A network of a maker, which may be a user's own."""
-    with telling(f"{what}: of ({inputs}, {outputs}) raised ", f": {SEE}"):
+    with reraise(f"{what}: of ({inputs}, {outputs}) raised ", f": {SEE}"):
         network = maker(inputs, outputs)
     if missing := [part for part in PARTS if not hasattr(network, part)]:
         raise PolicyKDError(f"{what}: made a {type(network).__name__}, which has no {', '.join(missing)}: {SEE}")
@@ -144,7 +147,7 @@ def _try_out(what: str, network: Network, shape: tuple[int, int], outputs: int, 
     asked = f"on inputs {(1, *shape)}"
     drawn = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     # A user's own random numbers stay as they were.
-    with telling(f"{what}: {asked} raised ", f": {SEE}"), torch.no_grad(), torch.random.fork_rng():
+    with reraise(f"{what}: {asked} raised ", f": {SEE}"), torch.no_grad(), torch.random.fork_rng():
         copied = copy.deepcopy(network)
         row = copied.initialise(np.random.default_rng(0)).to(device)
         answer = copied(row.unsqueeze(0), drawn)

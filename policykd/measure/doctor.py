@@ -25,13 +25,13 @@ from policykd.tasks.contract import TaskError
 from policykd.tasks.spaces import EnvFactory, find_task
 from policykd.tasks.views import Choice, View, views_of
 from policykd.teachers import Teacher, TeacherScore
-from policykd.teachers.sight import ObservationMap
+from policykd.teachers.observation_map import ObservationMap
 
 WIDE = (128, 128)
 """Hidden layers of the reference student, which shows what can be learnt at all."""
 RATE = 1e-3
 """Learning rate of the reference, and of the comparison of widths."""
-ASKED_TWICE = 256
+REPEATED_STATES = 256
 TRIED = 8
 """Episodes to play with rescaled outputs, if these may be in other units."""
 REMEMBERED = 4
@@ -116,7 +116,7 @@ def diagnose(
     require(n_episodes >= 4, "n_episodes", n_episodes, "must be at least 4")
     require(updates >= 0, "updates", updates, "must not be negative (0: the teacher alone)")
     require(seed >= 0, "seed", seed, "must not be negative")
-    sees = f"all {view.size}" if view.whole else f"{view.part_size} of {view.size}"
+    sees = f"all {view.size}" if view.is_full else f"{view.part_size} of {view.size}"
     widths, latest = "x".join(map(str, student.net_arch)), f", the latest {history} together" if history > 1 else ""
     title = f"doctor: teacher {teacher.source} on {task.env_id}; student {widths} sees {sees} observations{latest}"
     try:
@@ -125,14 +125,14 @@ def diagnose(
         raise
     except PolicyKDError as error:  # an output is not finite
         return Diagnosis(title, [Finding("answers", "wrong", str(error), "nothing can be learnt from such a teacher")])
-    findings = _of_teacher(teacher, task.make, task.env_id, taught, seed)
+    findings = _check_teacher(teacher, task.make, task.env_id, taught, seed)
     if updates:
         student = replace(student, bounds=_own_units(student, teacher), discrete=teacher.discrete)
-        findings += _of_student(taught, student, view, updates, seed)
+        findings += _check_student(taught, student, view, updates, seed)
     return Diagnosis(title, findings)
 
 
-def _of_teacher(teacher: Teacher, make: EnvFactory, env_id: str, taught: Play, seed: int) -> list[Finding]:
+def _check_teacher(teacher: Teacher, make: EnvFactory, env_id: str, taught: Play, seed: int) -> list[Finding]:
     generator, n, size = stream(seed, 0, "exploration"), len(taught.returns), taught.actions.shape[1]
     random = play(make, lambda _: generator.uniform(-1, 1, (size,)), n, seed).returns
     score = TeacherScore(teacher.source, env_id, taught.returns, random)
@@ -147,7 +147,7 @@ def _of_teacher(teacher: Teacher, make: EnvFactory, env_id: str, taught: Play, s
         checks.against_record(taught.returns, random, teacher.policy.recorded),
         checks.normaliser(teacher.missing_normaliser, _clipped(teacher, taught)),
         *acted,
-        checks.noise(*_asked_twice(teacher, taught, seed)),
+        checks.noise(*_repeated_outputs(teacher, taught, seed)),
     ]
 
 
@@ -162,7 +162,7 @@ def _action_scale(teacher: Teacher, make: EnvFactory, taught: Play, random: np.n
             return said(teacher.map(torch.from_numpy(observations).to(teacher.device))).cpu().numpy()
 
     answers = answer(taught.observations, taught.actions)
-    unit = checks.of_unit(answers, low, high)
+    unit = checks.maybe_unit_scaled(answers, low, high)
     if not unit.any():
         return checks.action_scale(taught.actions, answers, low, high)
     act = _act(teacher)
@@ -177,10 +177,10 @@ def _action_scale(teacher: Teacher, make: EnvFactory, taught: Play, random: np.n
     return checks.action_scale(taught.actions, answers, low, high, rescaled)
 
 
-def _of_student(taught: Play, student: Student, view: View, updates: int, seed: int) -> list[Finding]:
+def _check_student(taught: Play, student: Student, view: View, updates: int, seed: int) -> list[Finding]:
     held_out = taught.episodes % 4 == 3
     starts = starts_of(taught.episodes)
-    own = view.along(taught.observations, starts)
+    own = view.stack_history(taught.observations, starts)
 
     scaled = replace(student, bounds=None)
     """Checks of the student, with actions in [-1, 1] except where the task's bounds matter."""
@@ -194,11 +194,11 @@ def _of_student(taught: Play, student: Student, view: View, updates: int, seed: 
         return clone(inputs, taught.actions, held_out, wide, updates, seed)
 
     seen = remembered = None
-    if not view.whole:
+    if not view.is_full:
         seen = reference(own)
         if view.history == 1:
             longer = replace(view, history=REMEMBERED)
-            remembered = reference(longer.along(taught.observations, starts))
+            remembered = reference(longer.stack_history(taught.observations, starts))
     sizes = sorted({student.net_arch, (64, 64), WIDE}, key=lambda widths: (sum(widths), widths))
     rates = sorted({RATE, *(student.learning_rate * factor for factor in (0.1, 1.0, 10.0))})
     return [
@@ -228,7 +228,7 @@ def missed_columns(taught: Play, own: np.ndarray, view: View) -> list[int]:
         own: the student's inputs in them ``(n, I)``.
         view: the student's view.
     """
-    if view.whole:
+    if view.is_full:
         return []
     hidden = [column for column in range(view.size) if column not in (view.columns or ())]
     seen = np.column_stack((own, np.ones(len(own)))).astype(np.float64)
@@ -251,9 +251,9 @@ def _clipped(teacher: Teacher, taught: Play) -> float | None:
     return float((((inputs - first.mean) / first.std).abs() >= first.clip).double().mean())
 
 
-def _asked_twice(teacher: Teacher, taught: Play, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def _repeated_outputs(teacher: Teacher, taught: Play, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Outputs at some states ``(n, A)``, again at the same states in another order, and the standard deviations."""
-    states = torch.from_numpy(taught.observations[:: max(1, len(taught.observations) // ASKED_TWICE)])
+    states = torch.from_numpy(taught.observations[:: max(1, len(taught.observations) // REPEATED_STATES)])
     order = torch.from_numpy(stream(seed, 1, "exploration").permutation(len(states)))
     again = torch.empty(len(states), taught.actions.shape[1])
     again[order] = teacher.actions(states[order]).cpu()

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from policykd.core.errors import counted
+from policykd.core.errors import plural
 from policykd.measure.doctor_fit import STILL, Fit, Student
 from policykd.measure.doctor_play import LONGEST, Play
 from policykd.teachers.policy import Recorded
@@ -65,7 +65,7 @@ def time_limits(play: Play) -> Finding:
 def against_random(returns: np.ndarray, random: np.ndarray, better: bool) -> Finding:
     """Whether the teacher is better than random actions."""
     shown = f"{returns.mean():,.1f} +/- {returns.std():,.1f}, random actions {random.mean():,.1f}, "
-    shown += counted(len(returns), "episode")
+    shown += plural(len(returns), "episode")
     if better:
         return Finding("return", "ok", shown)
     advice = "no better than random actions: another teacher, its normaliser, the units of its actions, or the task"
@@ -123,7 +123,7 @@ class Rescaled(NamedTuple):
         return bool(best > 0 and gain.mean() > max((1 - KEPT) * best, 2 * gain.std(ddof=1) / math.sqrt(len(gain))))
 
 
-def of_unit(answers: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def maybe_unit_scaled(answers: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Which dimensions ``(A,)`` of the outputs ``(n, A)`` may be in [-1, 1] rather than in the task's units.
 
     All outputs lie within [-1, 1], and the bounds are wider, or so narrow that outputs are clipped.
@@ -143,7 +143,7 @@ def action_scale(
         answers: the teacher's outputs ``(n, A)`` in the task's units, before clipping.
         low: smallest action ``(A,)`` of the task.
         high: largest action.
-        rescaled: returns with rescaled outputs, if these may be in [-1, 1] (``of_unit``).
+        rescaled: returns with rescaled outputs, if these may be in [-1, 1] (``maybe_unit_scaled``).
     """
     shown = f"{answers.min():.3g} to {answers.max():.3g} of {low.min():.3g} to {high.max():.3g}, "
     shown += f"standard deviation {actions.std(0).mean():.3f} of half the range"

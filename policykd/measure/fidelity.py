@@ -23,7 +23,7 @@ from policykd.measure.fidelity_report import Row, write
 from policykd.tasks.contract import task_name
 from policykd.tasks.evaluate import refuse_unless_finite
 from policykd.tasks.spaces import action_scale, check_spaces
-from policykd.training.arguments import check_whole
+from policykd.training.arguments import check_int
 from policykd.training.teacher_student import TeacherStudent
 
 TOLERANCE = 0.1
@@ -65,7 +65,7 @@ def fidelity(
     """
     return {
         name: _compare(agent, learner, states, teacher, tolerance)
-        for name, (states, teacher) in _asked(agent, learner, steps, seed).items()
+        for name, (states, teacher) in _labelled_states(agent, learner, steps, seed).items()
     }
 
 
@@ -100,7 +100,7 @@ def report(
         if control.remembers:
             raise PolicyKDError("fidelity: compares at single states, and the control remembers its episode")
     rows = []
-    for split, (states, teacher) in _asked(agent, learner, steps, seed).items():
+    for split, (states, teacher) in _labelled_states(agent, learner, steps, seed).items():
         rows.append(Row(split, "student", asdict(_compare(agent, learner, states, teacher, tolerance))))
         if control is not None:
             rows.append(Row(split, "control", asdict(_compare(control, 0, states, teacher, tolerance))))
@@ -109,7 +109,9 @@ def report(
     return rows
 
 
-def _asked(agent: TeacherStudent, learner: int, steps: int, seed: int) -> dict[str, tuple[np.ndarray, PolicyOutput]]:
+def _labelled_states(
+    agent: TeacherStudent, learner: int, steps: int, seed: int
+) -> dict[str, tuple[np.ndarray, PolicyOutput]]:
     """The states ``(steps, O)`` that student and teacher visit, with the teacher's outputs at them."""
     if agent.panel is None:
         raise PolicyKDError("fidelity: the agent has no teacher: load(path, teacher=...)")
@@ -147,7 +149,7 @@ def visited(
     Raises:
         PolicyKDError: the task raised, or returned an observation that is not finite.
     """
-    steps, seed = check_whole("steps", steps), check_whole("seed", seed, 0)
+    steps, seed = check_int("steps", steps), check_int("seed", seed, 0)
     states, episode = [], 0
     with factory() as env:
         to_env, name = action_scale(check_spaces(env)[1]).to_env, task_name(env)

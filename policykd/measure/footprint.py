@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from policykd.core.compute import one_thread
 from policykd.export.deployed import deploy
-from policykd.export.remembering import Episodes
+from policykd.export.stateful import Episodes
 from policykd.training.agent import Agent
 
 

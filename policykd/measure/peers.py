@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from policykd.core.errors import PolicyKDError, telling
+from policykd.core.errors import PolicyKDError, reraise
 from policykd.core.files import STEPS
 from policykd.core.networks import PolicyOutput
 from policykd.measure.fidelity import TOLERANCE, UNITS, Fidelity, compare, visited
@@ -113,7 +113,7 @@ def logged(runs: dict[str, Path]) -> dict[str, Series]:
     for label, file in ((label, folder / "progress.csv") for label, folder in runs.items()):
         if not file.is_file() or not file.stat().st_size:
             continue
-        with telling(f"fidelity: {file} cannot be read (", "): restore it, or move it away"):
+        with reraise(f"fidelity: {file} cannot be read (", "): restore it, or move it away"):
             log = pd.read_csv(file)
             if APART in log:
                 kept = log[[STEPS, APART]].dropna().astype(float)

@@ -113,7 +113,7 @@ def learning_curves(
 def _draw(axes: Axes, curve: Curve, index: int) -> End:
     with np.errstate(invalid="ignore"):  # learners that diverged
         mean, error = curve.returns.mean(axis=1), _standard_error(curve.returns)
-    (line,) = axes.plot(curve.steps, mean, **_look(index), linewidth=1.9, label=curve.label)
+    (line,) = axes.plot(curve.steps, mean, **_line_style(index), linewidth=1.9, label=curve.label)
     axes.fill_between(curve.steps, mean - error, mean + error, color=line.get_color(), alpha=0.18, linewidth=0)
     finite = np.flatnonzero(np.isfinite(mean))
     if len(finite) == 1:
@@ -124,7 +124,7 @@ def _draw(axes: Axes, curve: Curve, index: int) -> End:
     return line, float(curve.steps[last]), float(mean[last])
 
 
-def _look(index: int) -> dict[str, Any]:
+def _line_style(index: int) -> dict[str, Any]:
     """Colour of a line, and from the eighth on also its dashes."""
     style = LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": style}
@@ -250,7 +250,7 @@ def comparison_grid(
     for axes, (name, sides) in zip(grid, panels, strict=False):
         for index, (label, (steps, scores)) in enumerate(sides.items()):
             low, middle, high = np.percentile(scores, (25, 50, 75), axis=1)
-            (line,) = axes.plot(steps, middle, **_look(index), linewidth=1.8, label=label)
+            (line,) = axes.plot(steps, middle, **_line_style(index), linewidth=1.8, label=label)
             if len(steps) == 1:
                 line.set(marker="o", markersize=5)
             axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.18, linewidth=0)

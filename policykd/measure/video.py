@@ -19,8 +19,8 @@ import numpy as np
 import policykd_envs
 from tqdm import tqdm
 
-from policykd.core.errors import PolicyKDError, one_line, telling
-from policykd.core.files import placing
+from policykd.core.errors import PolicyKDError, one_line, reraise
+from policykd.core.files import atomic_path
 from policykd.tasks.contract import task_name
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _play(
     """
     for step in tqdm(range(1, steps + 1), "video", leave=False, unit="frame", disable=None):  # only on a terminal
         action = policy(observation)
-        with telling(f"video: {task_name(env)} failed at step {step} of its episode: "):
+        with reraise(f"video: {task_name(env)} failed at step {step} of its episode: "):
             observation, _, terminated, truncated, _ = env.step(action)
             picture = _picture(env)
         yield picture
@@ -183,7 +183,7 @@ def _play(
 def _write(pictures: Iterable[np.ndarray], first: np.ndarray, path: Path, fps: float) -> Path:
     """Encode to a temporary file and move it into place, so that no reader ever sees half a video."""
     height, width = first.shape[:2]
-    with placing(path) as temporary:
+    with atomic_path(path) as temporary:
         writer = imageio_ffmpeg.write_frames(
             temporary,
             (width, height),
@@ -204,7 +204,7 @@ def _write(pictures: Iterable[np.ndarray], first: np.ndarray, path: Path, fps: f
                 sent += 1
         finally:
             writer.close()
-        with telling(f"video: {path} cannot be read back; is the disk full? (", ")"):  # ffmpeg's exit status is hidden
+        with reraise(f"video: {path} cannot be read back; is the disk full? (", ")"):  # ffmpeg's exit status is hidden
             written, _ = imageio_ffmpeg.count_frames_and_secs(str(temporary))
         if written != sent:
             raise PolicyKDError(f"video: {path} holds {written} of {sent} pictures: is the disk full?")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 
 LINKS, BUILD_EFFORT = 32, 80
 """HNSW's M and efConstruction."""
@@ -27,7 +27,7 @@ class Scan:
     """
 
     def __init__(self, keys: Tensor) -> None:
-        faiss = needs("faiss", "retrieval")
+        faiss = import_extra("faiss", "retrieval")
         self.codes = faiss.IndexScalarQuantizer(
             keys.shape[1], faiss.ScalarQuantizer.QT_8bit_direct_signed, faiss.METRIC_INNER_PRODUCT
         )
@@ -63,7 +63,7 @@ class Graph:
     """
 
     def __init__(self, keys: Tensor) -> None:
-        faiss = needs("faiss", "retrieval")
+        faiss = import_extra("faiss", "retrieval")
         self.index = faiss.IndexHNSWFlat(keys.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
         self.index.hnsw.efConstruction = BUILD_EFFORT
         self.add(keys)

@@ -11,7 +11,7 @@ import numpy as np
 
 from policykd.core.archives import RATIO, SPARE
 from policykd.core.errors import PolicyKDError
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 from policykd.core.memory import require_memory
 
 
@@ -26,7 +26,7 @@ def read_hdf5(path: Path, names: Sequence[str], beside: Sequence[str]) -> dict[s
     Raises:
         PolicyKDError, OSError, ValueError: the file cannot be read, has none of them, or they are not numeric arrays.
     """
-    h5py = needs("h5py", "offline")
+    h5py = import_extra("h5py", "offline")
     with h5py.File(path, "r") as file:
         if "observations" in file:
             found = [name for name in names if name in file]
@@ -54,7 +54,7 @@ def _read(file: Any, names: list[str], path: Path) -> list[np.ndarray]:
 
 def _array(file: Any, name: str) -> Any:
     """An array stored in the HDF5 file itself, not in another file it links to."""
-    h5py = needs("h5py", "offline")
+    h5py = import_extra("h5py", "offline")
     parts = name.split("/")
     for depth in range(len(parts)):
         if not isinstance(file.get("/".join(parts[: depth + 1]), getlink=True), h5py.HardLink):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from policykd.core import checkpoint
 from policykd.core.errors import PolicyKDError
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 from policykd.core.fields import require
 from policykd.core.files import as_path, checkpoint_path
 from policykd.memory.approximate import Graph, Scan
@@ -77,7 +77,7 @@ class KnowledgeBase:
                 f'knowledge base: metric={metric!r} with index={index!r}: use "cosine", or "euclidean" with "exact"'
             )
         if index != "exact":
-            needs("faiss", "retrieval")
+            import_extra("faiss", "retrieval")
         require(effort > 0, "effort", effort, "must be positive")
         self.teacher, self.index, self.effort = teacher, index, effort
         self.metric, self.probabilities = metric, probabilities

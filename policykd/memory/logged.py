@@ -15,11 +15,11 @@ from torch.utils.data import TensorDataset
 
 from policykd.core.archives import Archive, read_npz
 from policykd.core.arrays import as_numpy
-from policykd.core.errors import PolicyKDError, one_line, telling
+from policykd.core.errors import PolicyKDError, one_line, reraise
 from policykd.memory.hdf5 import read_hdf5
-from policykd.tasks.flat import is_laid_out
+from policykd.tasks.flat import needs_flattening
 from policykd.tasks.groups import OwnSpace, flatten
-from policykd.tasks.spaces import ActionScale, Choices
+from policykd.tasks.spaces import ActionScale, DiscreteActions
 
 OBSERVATIONS, ACTIONS = ("observations", "obs", "states"), ("actions", "acts")
 """Names of the arrays in files; the episode of each state is called ``episodes``."""
@@ -128,7 +128,7 @@ class LoggedStates(NamedTuple):
             )
         return starts
 
-    def as_learners_hold(self, scale: ActionScale | Choices) -> np.ndarray:
+    def as_learner_actions(self, scale: ActionScale | DiscreteActions) -> np.ndarray:
         """Actions ``(n, A)`` in [-1, 1] or one-hot, float32.
 
         Raises:
@@ -137,15 +137,15 @@ class LoggedStates(NamedTuple):
         if self.actions is None:
             raise PolicyKDError(f"states: {self.source} has no actions to copy: give a teacher, who answers at them")
         actions, rows = np.asarray(self.actions), len(self.observations)
-        if isinstance(scale, Choices) and not self.scaled:
+        if isinstance(scale, DiscreteActions) and not self.scaled:
             actions, last = actions.reshape(rows, -1), scale.start + scale.size - 1
             if actions.shape[1] != 1 or not np.isin(actions, np.arange(scale.start, last + 1)).all():
                 raise PolicyKDError(f"states: {self.source} has actions that are none of {scale.start} to {last}")
             actions = actions[:, 0]
         elif actions.shape != (rows, scale.size):
             raise PolicyKDError(f"states: {self.source} has actions of shape {actions.shape}, not {(rows, scale.size)}")
-        elif self.scaled and not _are_scaled(actions, isinstance(scale, Choices)):
-            wanted = "1 at the choice and 0 elsewhere" if isinstance(scale, Choices) else "in [-1, 1]"
+        elif self.scaled and not _are_scaled(actions, isinstance(scale, DiscreteActions)):
+            wanted = "1 at the choice and 0 elsewhere" if isinstance(scale, DiscreteActions) else "in [-1, 1]"
             raise PolicyKDError(
                 f"states: {self.source} has actions from {actions.min():g} to {actions.max():g}, and they should be "
                 f"{wanted}: give a mapping of observations and actions in the task's own units"
@@ -180,7 +180,7 @@ def as_array(values: Any, what: str, source: str, kinds: str = "fiub") -> np.nda
     Raises:
         PolicyKDError: they are not a numeric array.
     """
-    with telling(f"states: {source} has {what} that are no array (", ")", one_line):
+    with reraise(f"states: {source} has {what} that are no array (", ")", one_line):
         if isinstance(values, Tensor):
             values = as_numpy(values.double() if values.is_floating_point() else values)  # NumPy has no bfloat16
         array = np.asarray(values)
@@ -202,7 +202,7 @@ def _from_file(path: Path) -> LoggedStates:
     )
     if path.suffix in (".npz", ".hdf5", ".h5") and path.exists() and not path.is_file():
         raise PolicyKDError(f"states: {path} is no file")
-    with telling(f"states: {path} cannot be read: ", told=one_line):
+    with reraise(f"states: {path} cannot be read: ", text=one_line):
         if path.suffix == ".npz":
             with Archive(path) as archive:
                 names = [name.removesuffix(".npy") for name in archive.names]
@@ -221,8 +221,8 @@ def _from_arrays(arrays: Mapping[str, Any], source: str, space: OwnSpace | None 
     ]
     if found is None:
         raise PolicyKDError(f"states: {source} has none called {' or '.join(OBSERVATIONS)}")
-    laid_out = isinstance(found, Mapping)
-    observations = _laid_out(found, space, source) if laid_out else as_array(found, "observations", source)
+    to_vector = isinstance(found, Mapping)
+    observations = _flatten(found, space, source) if to_vector else as_array(found, "observations", source)
     actions, episodes = None if actions is None else as_array(actions, "actions", source), arrays.get("episodes")
     if actions is not None and "indices" in arrays and observations.shape[:1] > actions.shape[:1]:
         observations, episodes = _without_last(observations, actions, arrays["indices"], source)
@@ -261,7 +261,7 @@ def _without_last(
     return observations, np.searchsorted(ends[:-1], np.arange(count), side="right")
 
 
-def _laid_out(observations: Mapping[str, Any], space: OwnSpace | None, source: str) -> np.ndarray:
+def _flatten(observations: Mapping[str, Any], space: OwnSpace | None, source: str) -> np.ndarray:
     """Flatten a dict of n observations to ``(n, O)``."""
     if not isinstance(space, spaces.Dict):
         raise PolicyKDError(f"states: {source} has dicts of observations, and a task of vectors has no place for them")
@@ -288,8 +288,8 @@ def _from_sb3(buffer: Any, space: OwnSpace | None) -> LoggedStates:
     if isinstance(found, Mapping):
         own = buffer.observation_space
         parts = {key: part[rows].reshape(-1, *own[key].shape) for key, part in found.items()}
-        observations = _laid_out(parts, space or own, name)
-    elif found.ndim != 3 and not is_laid_out(buffer.observation_space):
+        observations = _flatten(parts, space or own, name)
+    elif found.ndim != 3 and not needs_flattening(buffer.observation_space):
         raise PolicyKDError(f"states: {name} of observations {found.shape[2:]}, not vectors")
     else:
         observations = found[rows].reshape(-1, math.prod(found.shape[2:]))

@@ -67,7 +67,7 @@ class NearestStates:
                     "action_space=, the task's Box"
                 )
             scale = ActionScale(action_space)
-            actions = scale.to_env(logged.as_learners_hold(scale))
+            actions = scale.to_env(logged.as_learner_actions(scale))
         return cls(torch.from_numpy(logged.observations), torch.from_numpy(actions.astype(np.float32)), k)
 
     def __call__(self, observations: Tensor, exclude: Tensor | None = None) -> Tensor:

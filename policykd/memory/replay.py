@@ -107,7 +107,7 @@ class SharedReplay:
 
     @cached_property
     def _native(self) -> bool:
-        return draws.gathers(self.storage)
+        return draws.can_gather(self.storage)
 
     @property
     def observations(self) -> Tensor:

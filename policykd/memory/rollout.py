@@ -126,11 +126,11 @@ def gae(rewards: Tensor, values: Tensor, dones: Tensor, last_values: Tensor, gam
         gamma: discount factor.
         gae_lambda: 1 gives Monte Carlo advantages, 0 one-step TD errors.
     """
-    goes_on = 1 - dones
+    continues = 1 - dones
     next_values = torch.cat((values[:, 1:], last_values.unsqueeze(1)), dim=1)
     # The recursion is T small steps, which cost numpy less than torch.
-    errors = (rewards + gamma * next_values * goes_on - values).cpu().numpy()
-    decay = (gamma * gae_lambda * goes_on).cpu().numpy()
+    errors = (rewards + gamma * next_values * continues - values).cpu().numpy()
+    decay = (gamma * gae_lambda * continues).cpu().numpy()
     advantages, advantage = np.empty_like(errors), np.zeros_like(errors[:, 0])
     for t in reversed(range(errors.shape[1])):
         advantage = errors[:, t] + decay[:, t] * advantage

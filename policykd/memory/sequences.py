@@ -81,7 +81,7 @@ class LabelledSequences:
         """Note that the next step will not follow the latest one."""
         self.apart = self.filled > 0
 
-    def follow(self, next_state: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    def recompute_states(self, next_state: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         """Recompute the stored states with the student as it is now.
 
         Args:

@@ -60,7 +60,7 @@ typedef struct {
     Shape shape;
     const float *rows, *inputs, *state;
     Int row_stride;
-    const unsigned char *goes_on;
+    const unsigned char *continues;
     float *kept, *states; /* kept may be NULL */
     float *space;
     Int working; /* numbers of every worker */
@@ -77,7 +77,7 @@ static void forward_task(void *task, Int r, int worker) {
     const Int H = s.units, gates = 3 * H;
     const float *weights = t->rows + r * t->row_stride, *recurrent = weights + s.inputs * gates;
     const float *bias = recurrent + H * gates, *before = t->state + r * s.batch * H;
-    const unsigned char *goes_on = t->goes_on + r * steps(s);
+    const unsigned char *continues = t->continues + r * steps(s);
     float *panel = t->space + worker * t->working, *seen = panel + (s.inputs > H ? s.inputs : H) * PANEL;
     float *told = seen + steps(s) * gates, *states = t->states + r * steps(s) * H;
     float *kept = t->kept ? t->kept + r * steps(s) * KEPT * H : told + s.batch * gates;
@@ -86,14 +86,14 @@ static void forward_task(void *task, Int r, int worker) {
     for (Int l = 0; l < s.length; l++) {
         for (Int b = 0; b < s.batch; b++) { /* an episode also forgets NaN, which times 0 would stay */
             float *to = kept + b * KEPT * H;
-            if (goes_on[b]) memcpy(to, before + b * H, sizeof(float) * (size_t)H);
+            if (continues[b]) memcpy(to, before + b * H, sizeof(float) * (size_t)H);
             else memset(to, 0, sizeof(float) * (size_t)H);
         }
         product(s.batch, gates, H, (Matrix){kept, KEPT * H, 1}, (Matrix){recurrent, gates, 1}, told,
                 (Epilogue){.bias = bias + gates}, panel);
         for (Int b = 0; b < s.batch; b++)
             step_forward(H, seen + b * gates, told + b * gates, kept + b * KEPT * H, states + b * H);
-        before = states, states += s.batch * H, seen += s.batch * gates, goes_on += s.batch;
+        before = states, states += s.batch * H, seen += s.batch * gates, continues += s.batch;
         if (t->kept) kept += s.batch * KEPT * H;
     }
 }
@@ -103,13 +103,13 @@ static void forward_task(void *task, Int r, int worker) {
  * gradient will be asked for. Returns 0, or -1 without memory. */
 __attribute__((visibility("default"))) int gru_forward(
     Int networks, Int inputs, Int units, Int length, Int batch, const float *rows, Int row_stride, const float *x,
-    const unsigned char *goes_on, const float *state, float *kept, float *states) {
+    const unsigned char *continues, const float *state, float *kept, float *states) {
     const Shape shape = {inputs, units, length, batch};
     const int workers = workers_for(networks, 2.0 * (double)(networks * steps(shape) * parameters(shape)));
     const Int working = forward_numbers(shape);
     float *numbers = space(workers * working);
     if (!numbers) return -1;
-    Forward task = {shape, rows, x, state, row_stride, goes_on, kept, states, numbers, working};
+    Forward task = {shape, rows, x, state, row_stride, continues, kept, states, numbers, working};
     parallel(networks, workers, forward_task, &task);
     give_back(numbers);
     return 0;
@@ -119,7 +119,7 @@ typedef struct {
     Shape shape;
     const float *rows, *inputs, *kept, *gradient;
     Int row_stride;
-    const unsigned char *goes_on;
+    const unsigned char *continues;
     float *to_rows, *to_inputs, *to_state; /* to_inputs may be NULL */
     float *space;
     Int working; /* numbers of every worker */
@@ -138,7 +138,7 @@ static void backward_task(void *task, Int r, int worker) {
     const Int H = s.units, gates = 3 * H, N = steps(s);
     const float *weights = t->rows + r * t->row_stride, *recurrent = weights + s.inputs * gates;
     const float *inputs = t->inputs + r * N * s.inputs, *kept = t->kept + r * N * KEPT * H;
-    const unsigned char *goes_on = t->goes_on + r * N;
+    const unsigned char *continues = t->continues + r * N;
     float *panel = t->space + worker * t->working, *to_seen = panel + deepest_backward(s) * PANEL;
     float *to_told = to_seen + N * gates, *whole = to_told + N * gates, *to_before = whole + s.batch * H;
     float *to_state = t->to_state + r * s.batch * H, *to_row = t->to_rows + r * parameters(s);
@@ -153,7 +153,7 @@ static void backward_task(void *task, Int r, int worker) {
         product(s.batch, H, gates, (Matrix){to_told + at * gates, gates, 1}, (Matrix){recurrent, 1, gates}, to_state,
                 (Epilogue){0}, panel);
         for (Int b = 0; b < s.batch; b++)
-            for (Int i = b * H; i < (b + 1) * H; i++) to_state[i] = goes_on[at + b] ? to_state[i] + to_before[i] : 0;
+            for (Int i = b * H; i < (b + 1) * H; i++) to_state[i] = continues[at + b] ? to_state[i] + to_before[i] : 0;
     }
     const Matrix seen = {to_seen, gates, 1}, told = {to_told, gates, 1};
     product(s.inputs, gates, N, (Matrix){inputs, 1, s.inputs}, seen, to_row, (Epilogue){0}, panel);
@@ -171,7 +171,7 @@ static void backward_task(void *task, Int r, int worker) {
  * the states. Returns 0, or -1 without memory. */
 __attribute__((visibility("default"))) int gru_backward(
     Int networks, Int inputs, Int units, Int length, Int batch, const float *rows, Int row_stride, const float *x,
-    const unsigned char *goes_on, const float *kept, const float *gradient, float *to_rows, float *to_inputs,
+    const unsigned char *continues, const float *kept, const float *gradient, float *to_rows, float *to_inputs,
     float *to_state) {
     const Shape shape = {inputs, units, length, batch};
     const int workers = workers_for(networks, 4.0 * (double)(networks * steps(shape) * parameters(shape)));
@@ -179,7 +179,7 @@ __attribute__((visibility("default"))) int gru_backward(
     float *numbers = space(workers * working);
     if (!numbers) return -1;
     Backward task = {shape,   rows,      x,         kept,     gradient, row_stride,
-                     goes_on, to_rows, to_inputs, to_state, numbers,  working};
+                     continues, to_rows, to_inputs, to_state, numbers,  working};
     parallel(networks, workers, backward_task, &task);
     give_back(numbers);
     return 0;

@@ -19,7 +19,7 @@ from policykd.core.arrays import Array, as_numpy
 from policykd.core.errors import PolicyKDError
 from policykd.tasks.contract import build, checked, note_success, task_name
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
-from policykd.tasks.flat import FlatVector, is_laid_out
+from policykd.tasks.flat import FlatVector, needs_flattening
 from policykd.tasks.groups import Groups, groups_of
 from policykd.tasks.spaces import Task, Vector, action_scale, check_spaces, find_task, refuse_moving_scales
 from policykd.tasks.vector import EpisodeLog, Step
@@ -40,7 +40,9 @@ def find_vector(env: Any) -> Task | None:
         vector = Vector(lambda count: flat, env.num_envs)
         if isinstance(env, SyncVectorEnv | AsyncVectorEnv):  # a single copy can be played alone
             return find_task(env.env_fns[0])._replace(vector=vector)
-        return Task(task_name(env), checked(lambda: One(flat, alone=False), task_name(env)), False, vector, False)
+        return Task(
+            task_name(env), checked(lambda: SingleEnv(flat, playable=False), task_name(env)), False, vector, False
+        )
     if not callable(env) or next(iter(_parameters(env)), None) != "num_envs":
         return None
     called = getattr(env, "__name__", type(env).__name__)
@@ -55,19 +57,19 @@ def find_vector(env: Any) -> Task | None:
         if isinstance(probe, SyncVectorEnv | AsyncVectorEnv):  # a single copy needs no process
             return find_task(probe.env_fns[0])._replace(vector=Vector(make, None))
         name = task_name(probe)
-    return Task(name, checked(lambda: One(make(1)), name), False, Vector(make, None))
+    return Task(name, checked(lambda: SingleEnv(make(1)), name), False, Vector(make, None))
 
 
-class One(gym.Env):
+class SingleEnv(gym.Env):
     """A ``VectorEnv`` with one environment, as a plain ``Env``.
 
     Args:
         vector: has one environment.
-        alone: False if it is the training vector, which cannot be played separately: only its spaces may be used.
+        playable: False if it is the training vector, which cannot be played separately: only its spaces may be used.
     """
 
-    def __init__(self, vector: VectorEnv, alone: bool = True) -> None:
-        self.vector, self.alone = vector, alone
+    def __init__(self, vector: VectorEnv, playable: bool = True) -> None:
+        self.vector, self.playable = vector, playable
         self.device: torch.device | None = None
         self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
 
@@ -83,7 +85,7 @@ class One(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start an episode."""
-        if not self.alone:
+        if not self.playable:
             raise PolicyKDError("one VectorEnv trains and cannot also be evaluated: hand in a function of num_envs")
         observations, _ = call(self.vector, "reset", seed=seed)
         self.device = observations.device if isinstance(observations, Tensor) else None
@@ -104,7 +106,7 @@ class One(gym.Env):
 
     def close(self) -> None:
         """Close the vector, unless it is the training vector."""
-        if self.alone:
+        if self.playable:
             self.vector.close()
 
 
@@ -124,7 +126,7 @@ class BatchedEnvs:
     def __init__(self, vector: VectorEnv, learners: int, folders: list[Path] | None, append: bool = False) -> None:
         self.vector, self.num_envs, self.name = vector, vector.num_envs, task_name(vector)
         self.mode = autoreset_mode(vector)
-        observation_space, action_space = check_spaces(One(vector, alone=False))
+        observation_space, action_space = check_spaces(SingleEnv(vector, playable=False))
         self.shape, self.action_scale = (self.num_envs, observation_space.shape[0]), action_scale(action_space)
         self.several_seeds = isinstance(vector.unwrapped, SyncVectorEnv | AsyncVectorEnv)
         self.begun, self.seeds, self.device = time.time(), [0] * self.num_envs, torch.device("cpu")
@@ -253,4 +255,4 @@ def _checked(vector: VectorEnv) -> VectorEnv:
     """
     refuse_moving_scales(vector, task_name(vector))
     check_mode(vector)
-    return FlatVector(vector) if is_laid_out(vector.single_observation_space) else vector
+    return FlatVector(vector) if needs_flattening(vector.single_observation_space) else vector

@@ -11,8 +11,8 @@ import gymnasium as gym
 import numpy as np
 from policykd_envs import quiet
 
-from policykd.core.errors import PolicyKDError, kind_and_line, one_line, telling
-from policykd.tasks.flat import FlatObservation, is_laid_out
+from policykd.core.errors import PolicyKDError, one_line, reraise, type_and_text
+from policykd.tasks.flat import FlatObservation, needs_flattening
 
 SHIMMY = "wrap an environment of old Gym in shimmy's GymV21CompatibilityV0"
 
@@ -56,7 +56,7 @@ class CheckedTask(gym.Wrapper):
         except Exception as error:
             takes_none = isinstance(error, TypeError) and "unexpected keyword argument" in str(error)
             advice = "; Gymnasium's is reset(self, *, seed=None, options=None)" if takes_none else ""
-            raise TaskError(f"{self._says('reset')} raised {kind_and_line(error)}{advice}") from error
+            raise TaskError(f"{self._says('reset')} raised {type_and_text(error)}{advice}") from error
         if not isinstance(result, tuple) or len(result) != 2:
             raise TaskError(f"{self._says('reset')} must return (observation, info), not {kind_of(result)}; {SHIMMY}")
         observation, info = result
@@ -73,7 +73,7 @@ class CheckedTask(gym.Wrapper):
         except TaskError:
             raise
         except Exception as error:
-            raise TaskError(f"{self._says('step')} raised {kind_and_line(error)}") from error
+            raise TaskError(f"{self._says('step')} raised {type_and_text(error)}") from error
         if not isinstance(result, tuple) or len(result) != 5:
             raise TaskError(
                 f"{self._says('step')} must return (observation, reward, terminated, truncated, info), not "
@@ -100,7 +100,7 @@ class CheckedTask(gym.Wrapper):
         try:
             self.env.close()
         except Exception as error:
-            raise TaskError(f"{self._says('close')} raised {kind_and_line(error)}") from error
+            raise TaskError(f"{self._says('close')} raised {type_and_text(error)}") from error
 
     def _observation(self, observation: Any, what: str) -> np.ndarray:
         try:
@@ -151,7 +151,7 @@ def build(factory: Callable[[], Any], name: str) -> Any:
     Raises:
         PolicyKDError: it fails.
     """
-    with telling(f"environment: {name} cannot be made: ", told=one_line), quiet():
+    with reraise(f"environment: {name} cannot be made: ", text=one_line), quiet():
         return factory()
 
 
@@ -183,7 +183,7 @@ def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
                 "inside the function"
             )
         latest = weakref.ref(made)
-        return CheckedTask(FlatObservation(made) if is_laid_out(made.observation_space) else made)
+        return CheckedTask(FlatObservation(made) if needs_flattening(made.observation_space) else made)
 
     return make
 

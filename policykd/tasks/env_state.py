@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from policykd.tasks.contract import CheckedTask, layers
-from policykd.tasks.shared_state import Shared, live, view_in, viewed, whole_of
+from policykd.tasks.shared_state import Shared, base_of, view_in, viewed, views_foreign_memory
 
 _SCALARS = (type(None), bool, int, float, str)
 
@@ -121,7 +121,7 @@ def _encode(value: Any, shared: Shared) -> Any:
     number = shared.number(value)
     if number is None:
         return _plain(value, shared)
-    whole = whole_of(value)
+    whole = base_of(value)
     entry = {"type": "shared", "number": number}
     if whole is not value:
         entry["view"] = view_in(value, whole)
@@ -139,7 +139,7 @@ def _plain(value: Any, shared: Shared) -> Any:
     if type(value) in _SCALARS:
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        return {"type": "live", "value": value.copy()} if live(value) else value.copy()
+        return {"type": "live", "value": value.copy()} if views_foreign_memory(value) else value.copy()
     if isinstance(value, np.generic) and value.dtype.kind in "biufc":
         return {"type": "scalar", "value": np.asarray(value)}
     if type(value) is list:
@@ -185,7 +185,7 @@ def _decode(value: Any, current: Any, made: dict[int, Any]) -> Any:
             made[number] = _decode(value["value"], current, made)
         return viewed(made[number], *value["view"]) if "view" in value else made[number]
     if kind == "live":
-        if live(current) and current.shape == value["value"].shape:
+        if views_foreign_memory(current) and current.shape == value["value"].shape:
             current[...] = value["value"]
             return current
         return value["value"].copy()

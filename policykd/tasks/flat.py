@@ -13,10 +13,10 @@ from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.preprocessing import is_image_space
 from torch import Tensor, nn
 
-from policykd.tasks.groups import Groups, OwnSpace, flatten, in_turn, laid_out, leaves
+from policykd.tasks.groups import Groups, OwnSpace, flatten, in_turn, leaves, to_vector
 
 
-def is_laid_out(space: gym.Space) -> TypeGuard[OwnSpace]:
+def needs_flattening(space: gym.Space) -> TypeGuard[OwnSpace]:
     """Whether observations are flattened here: dicts, and what SB3's ``MlpPolicy`` flattens, so not images."""
     several = isinstance(space, spaces.Box) and len(space.shape) > 1
     return isinstance(space, spaces.Dict) or (several and not is_image_space(space))
@@ -45,7 +45,7 @@ class FlatObservation(gym.ObservationWrapper):
         self.observation_groups, self.observation_space = _flat(env.observation_space)
 
     @property
-    def own(self) -> OwnSpace:
+    def original_space(self) -> OwnSpace:
         """The task's original observation space."""
         assert isinstance(self.env.observation_space, OwnSpace)
         return self.env.observation_space
@@ -57,7 +57,7 @@ class FlatObservation(gym.ObservationWrapper):
 
     def observation(self, observation: Any) -> np.ndarray:
         """Flatten the task's observation to a vector ``(O,)``."""
-        return flatten(self.own, observation)
+        return flatten(self.original_space, observation)
 
 
 class FlatVector(VectorWrapper):
@@ -70,7 +70,7 @@ class FlatVector(VectorWrapper):
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
     @property
-    def own(self) -> OwnSpace:
+    def original_space(self) -> OwnSpace:
         """The original observation space of one environment."""
         assert isinstance(self.env.single_observation_space, OwnSpace)
         return self.env.single_observation_space
@@ -78,31 +78,31 @@ class FlatVector(VectorWrapper):
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start episodes; returns observations ``(E, O)``."""
         observations, infos = self.env.reset(seed=seed, options=options)
-        return self._laid_out(observations), infos
+        return self._flatten(observations), infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Take a step; ``final_obs`` is flattened, too."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
         if infos and "final_obs" in infos:
             infos = {**infos, "final_obs": self._last(infos["final_obs"])}
-        return self._laid_out(observations), rewards, terminated, truncated, infos
+        return self._flatten(observations), rewards, terminated, truncated, infos
 
     def _last(self, final: Any) -> Any:
         """Flatten final observations: an array ``(E, O)``, or one entry per ended episode."""
         if isinstance(final, Mapping | Tensor):
-            return self._laid_out(final)
+            return self._flatten(final)
         rows = np.full(self.num_envs, None, object)
         for e, last in enumerate(final):
-            rows[e] = None if last is None else flatten(self.own, last)
+            rows[e] = None if last is None else flatten(self.original_space, last)
         return rows
 
-    def _laid_out(self, observations: Any) -> Any:
+    def _flatten(self, observations: Any) -> Any:
         first = observations
         while isinstance(first, Mapping):
             first = next(iter(first.values()))
         if not isinstance(first, np.ndarray | Tensor):
             return first  # from another library: the caller that steps the vector reports it
-        return laid_out(self.own, observations)
+        return to_vector(self.original_space, observations)
 
 
 def _flat(space: OwnSpace) -> tuple[Groups | None, spaces.Box]:
@@ -123,4 +123,4 @@ def own_space(env: gym.Env) -> OwnSpace | None:
         if not isinstance(layer, gym.Wrapper | VectorWrapper) and not hasattr(layer, "vector"):
             return None
         layer = layer.env if isinstance(layer, gym.Wrapper | VectorWrapper) else layer.vector
-    return layer.own
+    return layer.original_space

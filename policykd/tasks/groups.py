@@ -48,15 +48,15 @@ def leaves(space: spaces.Dict, path: str = "") -> Iterator[tuple[str, gym.Space]
 
 
 def flatten(space: OwnSpace, observation: Any) -> np.ndarray:
-    """``laid_out`` in NumPy."""
-    return as_numpy(laid_out(space, observation))
+    """``to_vector`` in NumPy."""
+    return as_numpy(to_vector(space, observation))
 
 
 def as_rows(space: OwnSpace | None, observation: Any) -> np.ndarray:
     """Flatten observations of this space, or accept flat ones, as ``(..., O)``, float32.
 
     Raises:
-        ValueError: as for ``laid_out``.
+        ValueError: as for ``to_vector``.
     """
     if isinstance(space, spaces.Dict) and isinstance(observation, Mapping):
         return flatten(space, observation)
@@ -66,7 +66,7 @@ def as_rows(space: OwnSpace | None, observation: Any) -> np.ndarray:
     return array
 
 
-def laid_out(space: OwnSpace, observation: Any, path: str = "") -> Array:
+def to_vector(space: OwnSpace, observation: Any, path: str = "") -> Array:
     """Flatten one observation of a task to ``(O,)``, or n observations to ``(n, O)``, float32.
 
     Tensors stay on their device.
@@ -88,7 +88,7 @@ def _parts(space: spaces.Dict, observation: Any, path: str) -> Iterator[Array]:
         if not isinstance(observation, Mapping) or key not in observation:
             raise ValueError(f"the observation lacks the group {name} of its space")
         if isinstance(part, spaces.Dict):
-            yield laid_out(part, observation[key], f"{name}/")
+            yield to_vector(part, observation[key], f"{name}/")
         else:
             yield _rows(f"the observation's group {name}", part, _array(observation[key]))
 
@@ -130,7 +130,7 @@ def _hot(count: int, places: Array) -> Array:
 
 
 def unflatten(space: OwnSpace, rows: np.ndarray) -> Any:
-    """Inverse of ``laid_out`` for rows ``(n, O)``; one-hot groups take the index of the largest entry."""
+    """Inverse of ``to_vector`` for rows ``(n, O)``; one-hot groups take the index of the largest entry."""
     if isinstance(space, spaces.Box):
         return rows.astype(space.dtype).reshape(-1, *space.shape)
     observation: dict[str, Any] = {}

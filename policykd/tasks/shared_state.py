@@ -22,7 +22,7 @@ class Shared:
     def __init__(self, values: Iterable[Any]) -> None:
         self._met: dict[int, list[Any]] = {}  # by id: the whole, number of references, and bytes that these cover
         for value in values:
-            self._meet(value)
+            self._visit(value)
         several = (
             key for key, (whole, times, seen) in self._met.items() if times > 1 and seen >= getattr(whole, "nbytes", 0)
         )
@@ -31,8 +31,8 @@ class Shared:
         self.written: set[int] = set()
         """Numbers whose values are being written or have been."""
 
-    def _meet(self, value: Any) -> None:
-        whole = whole_of(value)
+    def _visit(self, value: Any) -> None:
+        whole = base_of(value)
         if whole is not None:
             entry = self._met.setdefault(id(whole), [whole, 0, 0])
             entry[1:] = entry[1] + 1, entry[2] + getattr(value, "nbytes", 0)
@@ -40,14 +40,14 @@ class Shared:
                 return
         if type(value) in (list, tuple, deque, dict):
             for item in value.values() if isinstance(value, dict) else value:
-                self._meet(item)
+                self._visit(item)
 
     def number(self, value: Any) -> int | None:
         """The number of the shared object that holds a value; None if it is not shared."""
-        return self._numbers.get(id(whole_of(value)))
+        return self._numbers.get(id(base_of(value)))
 
 
-def whole_of(value: Any) -> Any:
+def base_of(value: Any) -> Any:
     """The container itself, or the array or tensor that a value is a view of; None for others."""
     if type(value) in (list, deque, dict):
         return value
@@ -77,7 +77,7 @@ def viewed(whole: Any, offset: int, shape: list[int], strides: list[int]) -> Any
     return np.ndarray(shape, whole.dtype, whole, offset, strides)
 
 
-def live(value: Any) -> bool:
+def views_foreign_memory(value: Any) -> bool:
     """Whether an array is a view of memory that is not an array's, such as that of ``MjData``."""
     while isinstance(value, np.ndarray) and isinstance(value.base, np.ndarray):
         value = value.base

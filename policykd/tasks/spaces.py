@@ -45,7 +45,7 @@ class Task(NamedTuple):
     """Whether the id alone suffices to make it."""
     vector: Vector | None = None
     """How to make many at once, if the user passed a ``VectorEnv``."""
-    alone: bool = True
+    playable: bool = True
     """Whether the environment of ``make`` can be played."""
 
 
@@ -217,12 +217,12 @@ ActionSpace = spaces.Box | spaces.Discrete
 """Supported action spaces."""
 
 
-def action_scale(space: ActionSpace) -> ActionScale | Choices:
+def action_scale(space: ActionSpace) -> ActionScale | DiscreteActions:
     """The conversion of learners' actions to the task's."""
-    return ActionScale(space) if isinstance(space, spaces.Box) else Choices(space)
+    return ActionScale(space) if isinstance(space, spaces.Box) else DiscreteActions(space)
 
 
-class Choices:
+class DiscreteActions:
     """Converts one-hot vectors to the environment's discrete actions.
 
     Learners hold discrete actions as one-hot vectors. For any vector the largest entry counts, so that the mean of

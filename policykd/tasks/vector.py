@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 
 from policykd.core.arrays import Array
-from policykd.core.files import naming
+from policykd.core.files import add_filename
 from policykd.tasks.contract import TaskError, note_success
 from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces
 from policykd.tasks.stepping import Threaded, independent
@@ -56,7 +56,7 @@ class EpisodeLog(ResultsWriter):
         monitor = Monitor(env)
         if filename is not None:
             header: dict[str, float | str] = {"t_start": monitor.t_start, "env_id": str(env.spec and env.spec.id)}
-            with naming(filename):
+            with add_filename(filename):
                 monitor.results_writer = cls(filename, header=header, override_existing=not append)
         return monitor
 
@@ -66,7 +66,7 @@ class EpisodeLog(ResultsWriter):
         Raises:
             OSError: the file cannot be written.
         """
-        with naming(self.file_handler.name):
+        with add_filename(self.file_handler.name):
             super().write_row(epinfo)
 
 

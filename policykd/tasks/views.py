@@ -13,7 +13,7 @@ from gymnasium import spaces
 from policykd_envs.wrappers import SelectObservation, StackObservation
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError, one_line, telling
+from policykd.core.errors import PolicyKDError, one_line, reraise
 from policykd.core.fields import require
 from policykd.core.memory import require_memory
 from policykd.tasks.flat import is_combined, own_space
@@ -47,14 +47,14 @@ class View:
     """The task's original observation space, if that is a dict or a box of several axes."""
 
     @property
-    def whole(self) -> bool:
+    def is_full(self) -> bool:
         """Whether the full observation is visible."""
         return self.columns is None and self.function is None
 
     @property
     def shown(self) -> OwnSpace | None:
         """The task's original space, if an SB3 policy can read that instead: for a full view without history."""
-        return self.space if self.whole and self.history == 1 and is_combined(self.space) else None
+        return self.space if self.is_full and self.history == 1 and is_combined(self.space) else None
 
     @property
     def map(self) -> tuple[int, ...] | Part | None:
@@ -101,7 +101,7 @@ class View:
             )
         return array
 
-    def along(self, observations: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    def stack_history(self, observations: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Inputs ``(n, I)`` at observations ``(n, O)`` of consecutive episodes, which begin where ``starts (n,)``."""
         nbytes = (8 + 4 * self.part_size) * self.history * len(observations)
         require_memory(nbytes, f"{len(observations):,} states with a history of {self.history:,}", "history")
@@ -128,7 +128,7 @@ class View:
             return first
         return torch.where(starts.bool().view(-1, 1, 1), first, torch.cat((stack[:, 1:], parts), 1))
 
-    def follow(self) -> Callable[[np.ndarray], np.ndarray]:
+    def for_episode(self) -> Callable[[np.ndarray], np.ndarray]:
         """A function for one episode, from each observation ``(O,)`` in turn to a policy's input ``(I,)``."""
         stack: np.ndarray | None = None
 
@@ -141,7 +141,7 @@ class View:
 
     def wrap(self, env: gym.Env) -> gym.Env:
         """Wrap the task so that it returns this view; ``full_observation`` and ``info`` keep the full observation."""
-        if self.whole and self.history == 1:
+        if self.is_full and self.history == 1:
             return env
         if self.function is None:
             env = SelectObservation(env, tuple(range(self.size)) if self.columns is None else self.columns)
@@ -229,7 +229,7 @@ def space_of(make: EnvFactory) -> spaces.Box:
 
 def _width(what: str, function: Part, size: int) -> int:
     """Length P of a function's output on observations."""
-    with telling(f"{what}: the function fails on observations (2, {size}): ", told=one_line):
+    with reraise(f"{what}: the function fails on observations (2, {size}): ", text=one_line):
         seen = function(torch.zeros(2, size))
     if not isinstance(seen, Tensor) or seen.ndim != 2 or len(seen) != 2 or not seen.shape[1]:
         got = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__

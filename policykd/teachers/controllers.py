@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor, nn
 
-from policykd.core.errors import PolicyKDError, kind_and_line
+from policykd.core.errors import PolicyKDError, type_and_text
 from policykd.tasks.env_state import get_env_state, set_env_state, unsaved_state
 from policykd.teachers.modules import acting, action_of, shape
 from policykd.teachers.policy import Memory, Policy, needs_memory
@@ -40,7 +40,7 @@ def reset_copy(source: Any) -> Any:
         own.reset()
     except Exception as error:  # a user's object may fail in any way
         raise PolicyKDError(
-            f"teacher: {_name(source)} cannot begin an episode ({kind_and_line(error)}): each is played by a copy "
+            f"teacher: {_name(source)} cannot begin an episode ({type_and_text(error)}): each is played by a copy "
             "(copy.deepcopy), begun by reset() without arguments"
         ) from error
     return own
@@ -102,7 +102,7 @@ def _answer(controller: Any, observation: np.ndarray, name: str) -> Tensor:
         return torch.as_tensor(given).detach().to("cpu", torch.float32)
     except Exception as error:  # a user's object may fail in any way
         raise PolicyKDError(
-            f"teacher: {name} fails on an observation (O,) of NumPy ({kind_and_line(error)})"
+            f"teacher: {name} fails on an observation (O,) of NumPy ({type_and_text(error)})"
         ) from error
 
 

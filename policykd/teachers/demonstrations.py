@@ -20,7 +20,7 @@ from policykd.memory import LabelledStates
 from policykd.memory.logged import LoggedStates
 from policykd.tasks.contract import task_name
 from policykd.tasks.evaluate import episode_limit, refuse_unless_finite, too_long
-from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
+from policykd.tasks.spaces import ActionScale, DiscreteActions, EnvFactory, action_scale, check_spaces, find_task
 from policykd.teachers.controllers import reset_copy
 from policykd.teachers.teacher import Teacher
 
@@ -85,10 +85,10 @@ class Demonstrations:
         """
         recipe, learner = _recipe_for(student, *self.observations.shape), student.learner
         logged = LoggedStates.read(self)
-        actions = torch.from_numpy(logged.as_learners_hold(student.action_scale))
+        actions = torch.from_numpy(logged.as_learner_actions(student.action_scale))
         squashed = learner.gaussian and learner.memory == "replay"
         labels = Labels.of_actions(actions, learner.discrete, std, squashed).pack()
-        seen = torch.from_numpy(student.view.along(self.observations, logged.starts()))
+        seen = torch.from_numpy(student.view.stack_history(self.observations, logged.starts()))
         recipe.take(*(rows.to(student.device).expand(student.n_learners, -1, -1) for rows in (seen, labels)))
 
 
@@ -168,7 +168,7 @@ def _loaded(expert: Any, env: str | gym.Env | EnvFactory) -> Any:
     )
 
 
-def _reset(expert: Any, scale: ActionScale | Choices) -> Callable[[np.ndarray], np.ndarray]:
+def _reset(expert: Any, scale: ActionScale | DiscreteActions) -> Callable[[np.ndarray], np.ndarray]:
     """An expert reset for a new episode, as a function from raw observation ``(O,)`` to action ``(A,)`` in [-1, 1]."""
     act = expert
     if isinstance(expert, Teacher):

@@ -15,7 +15,7 @@ from torch import nn
 
 from policykd.core.archives import Archive
 from policykd.core.checkpoint import is_checkpoint
-from policykd.core.errors import PolicyKDError, telling
+from policykd.core.errors import PolicyKDError, reraise
 from policykd.core.fields import as_type
 from policykd.core.files import CHECKPOINT
 from policykd.teachers import (
@@ -27,11 +27,11 @@ from policykd.teachers import (
     sbx,
     statistics,
     torch_files,
-    trained_on,
+    training_wrappers,
     zoo,
 )
+from policykd.teachers.observation_map import of_groups, through
 from policykd.teachers.policy import Policy, normalised, preprocessed
-from policykd.teachers.sight import of_groups, through
 from policykd.teachers.task import TaskSpaces
 from policykd.teachers.vecnormalize import Normaliser
 
@@ -68,7 +68,7 @@ def _policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, de
         policy = sb3.from_live(source, device, options.activation)
         chain, missing = statistics.of_live(source, options.vecnormalize, options.trust, policy.source)
         if isinstance(source, BaseAlgorithm) and not options.mapped:
-            trained_on.warn_wrappers(source, policy.source, task)
+            training_wrappers.warn_wrappers(source, policy.source, task)
         return normalised(policy, chain, device).changed(missing_normaliser=missing)
     given = statistics.read(options.vecnormalize, options.trust)
     if hasattr(source, "to_sb3"):  # an agent of policykd
@@ -110,7 +110,7 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
         return normalised(programs.from_torchscript(path, task, device, options.trust), given, device)
     if any(name.endswith("/data.pkl") for name in members) or _starts(path).startswith(b"\x80"):  # new and old torch
         has_given = options.vecnormalize is not None
-        with telling(f"teacher: {path} cannot be read as a policy (", ")"):
+        with reraise(f"teacher: {path} cannot be read as a policy (", ")"):
             policy, chain = torch_files.load(path, task, device, options.network, options.activation, has_given)
         if has_given:
             return normalised(policy, given, device).changed(missing_normaliser=False)
@@ -158,7 +158,7 @@ def _members(path: Path) -> list[str]:
 
 
 def _is_sbx(path: Path, members: list[str]) -> bool:
-    return "data" in members and sbx.is_one(sb3.read_text(path))
+    return "data" in members and sbx.is_sbx(sb3.read_text(path))
 
 
 def _guess(path: Path, members: list[str]) -> str:
@@ -206,8 +206,8 @@ def _zip_in(folder: Path) -> Path:
 def _agent(path: Path, task: TaskSpaces | None, options: Options, device: torch.device) -> Policy:
     """An SB3 agent with its normaliser, on the observations of its task."""
     training = zoo.training(path)
-    with telling(f"teacher: {path} cannot be read as an agent of SB3 (", ")"):
-        if sbx.is_one(data := sb3.read_text(path)):
+    with reraise(f"teacher: {path} cannot be read as an agent of SB3 (", ")"):
+        if sbx.is_sbx(data := sb3.read_text(path)):
             if options.algorithm is not None:
                 raise PolicyKDError(f"algorithm: {path} is an agent of SBX, which says what it is")
             policy = sbx.from_zip(path, data, device, options.activation)
@@ -223,7 +223,7 @@ def _agent(path: Path, task: TaskSpaces | None, options: Options, device: torch.
         log.warning("teacher %s was trained on normalised observations and there is no vecnormalize.pkl%s", path, said)
     chain = tuple(_each_frame(normaliser, policy, training.frame_stack) for normaliser in chain)
     policy = normalised(policy, chain, device).changed(missing_normaliser=missing, recorded=zoo.recorded(path))
-    return policy if options.mapped else trained_on.apply(policy, training, task)
+    return policy if options.mapped else training_wrappers.apply(policy, training, task)
 
 
 def _each_frame(normaliser: Normaliser, policy: Policy, frames: int) -> Normaliser:

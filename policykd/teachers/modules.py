@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from policykd.core.errors import PolicyKDError, kind_and_line, telling
-from policykd.tasks.spaces import Choices
+from policykd.core.errors import PolicyKDError, reraise, type_and_text
+from policykd.tasks.spaces import DiscreteActions
 from policykd.teachers.policy import Bounds, Policy, Scores, freeze, to_unit
 from policykd.teachers.task import TaskSpaces
 
@@ -93,7 +93,7 @@ def from_module(
         PolicyKDError: its sizes and bounds are unknown, or it fails on the task's initial observations.
     """
     size, scale = shape(source, described, task)
-    with telling(f"teacher: {source} cannot be frozen (", "); give a module whose weights are there"):
+    with reraise(f"teacher: {source} cannot be frozen (", "); give a module whose weights are there"):
         network = freeze(module.to(device))
     act = _forward(network, source)
     kinds = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
@@ -131,16 +131,16 @@ def copied(module: nn.Module) -> nn.Module:
     """
     try:
         programs = [part for part in module.modules() if isinstance(part, torch.jit.ScriptModule)]
-        with _OutOfGraphs():
-            return copy.deepcopy(module, {id(part): _program_again(part) for part in programs})
+        with _DetachedCopies():
+            return copy.deepcopy(module, {id(part): _copy_program(part) for part in programs})
     except Exception as error:  # modules may hold anything
         raise PolicyKDError(
-            f"teacher: module {type(module).__name__} cannot be copied, and so not be frozen ({kind_and_line(error)}); "
+            f"teacher: module {type(module).__name__} cannot be copied, and so not be frozen ({type_and_text(error)}); "
             "give a function observation -> action"
         ) from None
 
 
-class _OutOfGraphs(TorchFunctionMode):
+class _DetachedCopies(TorchFunctionMode):
     """Lets ``deepcopy`` copy tensors that belong to a graph, such as the noise of state-dependent exploration."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -149,7 +149,7 @@ class _OutOfGraphs(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _program_again(program: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+def _copy_program(program: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     """A copy of a TorchScript module; copies by ``deepcopy`` have parameters that cannot be frozen."""
     file = io.BytesIO()
     with warnings.catch_warnings():
@@ -162,7 +162,7 @@ def _program_again(program: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 
 def shape(
     source: str, described: dict[str, Any] | None, task: TaskSpaces | None
-) -> tuple[int | None, Bounds | Choices]:
+) -> tuple[int | None, Bounds | DiscreteActions]:
     """Length of an observation and action space: the program's own if it says so, otherwise the task's."""
     if described is not None:
         return described["observation_size"], described["actions"]
@@ -171,9 +171,9 @@ def shape(
     return None, _actions(task)
 
 
-def _actions(task: TaskSpaces) -> Bounds | Choices:
+def _actions(task: TaskSpaces) -> Bounds | DiscreteActions:
     """The task's action bounds, or its discrete actions."""
-    return task.actions if isinstance(task.actions, Choices) else task.actions.bounds
+    return task.actions if isinstance(task.actions, DiscreteActions) else task.actions.bounds
 
 
 def through_numpy(act: Callable[[np.ndarray], np.ndarray], device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -189,7 +189,7 @@ def acting(
     source: str,
     act: Callable[[Tensor], Any],
     observation_size: int | None,
-    actions: Bounds | Choices,
+    actions: Bounds | DiscreteActions,
     device: torch.device,
     output_shape: Sequence[int],
 ) -> Policy:
@@ -203,8 +203,8 @@ def acting(
         device: where it computes.
         output_shape: the shape of its output for the task's initial observations, if it was tried.
     """
-    if isinstance(actions, Choices):
-        return _choosing(source, act, observation_size, actions, tuple(output_shape[1:]) == (actions.size,))
+    if isinstance(actions, DiscreteActions):
+        return _discrete(source, act, observation_size, actions, tuple(output_shape[1:]) == (actions.size,))
     bounds = actions
     middle, half = to_unit(*bounds, device)
 
@@ -228,8 +228,8 @@ def acting(
     return Policy(source, observation_size, len(middle), gaussian, low=bounds[0], high=bounds[1], answer=answer)
 
 
-def _choosing(
-    source: str, act: Callable[[Tensor], Any], observation_size: int | None, choices: Choices, logits: bool
+def _discrete(
+    source: str, act: Callable[[Tensor], Any], observation_size: int | None, choices: DiscreteActions, logits: bool
 ) -> Policy:
     """The policy of a program that returns indices of discrete actions, or logits."""
 
@@ -289,6 +289,6 @@ def _try_out(act: Callable[[Any], Any], examples: Any, source: str, takes: str) 
         raise
     except Exception as error:  # a user's program may fail in any way
         raise PolicyKDError(
-            f"teacher: {source} fails on an observation {takes} ({kind_and_line(error)}); wrap it in a function that "
+            f"teacher: {source} fails on an observation {takes} ({type_and_text(error)}); wrap it in a function that "
             "makes of it what it needs"
         ) from error

@@ -15,16 +15,16 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.fields import build
 from policykd.core.files import CHECKPOINT
 from policykd.core.networks import load_state_tensors, state_tensors
-from policykd.core.recurrent import GRU, Along
+from policykd.core.recurrent import GRU, SequenceNetwork
 from policykd.core.registry import OWN, find
 from policykd.distillation.teaching_config import taught_config
 from policykd.learners import LEARNERS, Learner
-from policykd.learners.reading import reading
+from policykd.learners.sequence_actor import with_actor
 from policykd.tasks import Evaluation, saved
-from policykd.tasks.spaces import ActionScale, Choices, action_scale, check_spaces, find_task
+from policykd.tasks.spaces import ActionScale, DiscreteActions, action_scale, check_spaces, find_task
 from policykd.tasks.views import view_of
+from policykd.teachers.observation_map import through
 from policykd.teachers.policy import Memory, Policy, needs_memory
-from policykd.teachers.sight import through
 
 
 def read(path: Path, env: Any, device: torch.device) -> Policy:
@@ -38,7 +38,7 @@ def read(path: Path, env: Any, device: torch.device) -> Policy:
     Raises:
         PolicyKDError: the file is damaged or foreign, or was trained with custom parts.
     """
-    with checkpoint.understood(path):
+    with checkpoint.content_errors(path):
         path, loaded = saved.read(path, env)
         return _read(path, loaded, env, device)
 
@@ -96,7 +96,7 @@ def _best(loaded: dict[str, Any]) -> int:
 
 
 def _learner(
-    settings: dict[str, Any], sizes: tuple[int, int], scale: ActionScale | Choices, device: torch.device
+    settings: dict[str, Any], sizes: tuple[int, int], scale: ActionScale | DiscreteActions, device: torch.device
 ) -> Learner:
     """A newly initialised learner of the run's backbone."""
     kind: type[Learner] = find("backbone", settings["backbone"], LEARNERS)
@@ -121,7 +121,7 @@ def _rows(kept: dict[str, Tensor], own: dict[str, Tensor], k: int) -> dict[str, 
 
 
 @torch.no_grad()
-def _policy(learner: Learner, source: str, size: int, scale: ActionScale | Choices) -> Policy:
+def _policy(learner: Learner, source: str, size: int, scale: ActionScale | DiscreteActions) -> Policy:
     def gaussian(observations: Tensor) -> tuple[Tensor, Tensor | None]:
         answer = learner.outputs(learner.actor, observations.unsqueeze(0))
         if answer.logits is not None:
@@ -135,7 +135,7 @@ def _policy(learner: Learner, source: str, size: int, scale: ActionScale | Choic
 
     told: dict[str, Any] = {"squashed": learner.gaussian and learner.memory == "replay", "low": scale.bounds[0]}
     told |= {"high": scale.bounds[1]}
-    if isinstance(scale, Choices):
+    if isinstance(scale, DiscreteActions):
         told = {"scores": "logits", "first": scale.start}
     policy = Policy(source, size, learner.action_size, gaussian, value=value, **told)
     network = getattr(learner, "actor_network", None)
@@ -144,14 +144,14 @@ def _policy(learner: Learner, source: str, size: int, scale: ActionScale | Choic
 
 def _recurrent(policy: Policy, learner: Learner, network: GRU) -> Policy:
     """The recurrent policy of a learner with a GRU."""
-    along = Along(network)
-    reader = reading(learner, along)
+    sequences = SequenceNetwork(network)
+    reader = with_actor(learner, sequences)
 
     def step(observations: Tensor, memory: Memory | None, starts: Tensor) -> tuple[Tensor, Tensor | None, Memory]:
         hidden = observations.new_zeros(len(observations), network.width) if memory is None else memory[0]
-        along.place(starts.view(1, 1, -1), hidden.unsqueeze(0))
+        sequences.set_starts(starts.view(1, 1, -1), hidden.unsqueeze(0))
         answer = reader.outputs(reader.actor, observations.unsqueeze(0))
         mean = next(part for part in (answer.logits, answer.mean, answer.actions) if part is not None)
-        return mean.squeeze(0), None if answer.std is None else answer.std.squeeze(0), (along.after.squeeze(0),)
+        return mean.squeeze(0), None if answer.std is None else answer.std.squeeze(0), (sequences.after.squeeze(0),)
 
     return policy.changed(gaussian=needs_memory(policy.source), step=step, value=None)

@@ -18,10 +18,10 @@ from policykd.distillation.teaching_config import TeachingConfig
 from policykd.tasks.spaces import EnvFactory
 from policykd.teachers import Teacher, TeacherScore
 from policykd.teachers.checks import as_indices
+from policykd.teachers.observation_map import ObservationMap
 from policykd.teachers.policy import Memory
 from policykd.teachers.score import score
-from policykd.teachers.sight import ObservationMap
-from policykd.teachers.task import check_fits, look_at
+from policykd.teachers.task import check_fits, inspect_task
 
 TaskOf = Callable[[Tensor], Tensor]
 """Selects a teacher for each state: maps observations ``(B, O)`` to indices ``(B,)`` from 0."""
@@ -80,7 +80,7 @@ class Panel:
         return len(self.teachers) > 1 and self.config.several_teachers == "by_environment"
 
     @property
-    def at_single_states(self) -> bool:
+    def is_stateless(self) -> bool:
         """Whether they can act at single states, without the rest of the episode."""
         return not (self.remembers or self.by_environment)
 
@@ -168,18 +168,18 @@ class Panel:
         for teacher, memory in zip(self.teachers, memories or [None] * len(self.teachers), strict=True):
             mean, std, memory = teacher.step(flat, memory, begun)
             kept.append(memory)
-            answers.append(self._in_students_units(teacher, flat, mean, std))
+            answers.append(self._to_student_units(teacher, flat, mean, std))
         policy, value = answers[0] if len(answers) == 1 else self._decide(answers, flat, envs)
         labels = Labels(policy, value).pack()
         return labels.view(*observations.shape[:-1], -1).to(observations.device), kept
 
-    def _in_students_units(self, teacher: Teacher, observations: Tensor, mean: Tensor, std: Tensor | None) -> Labels:
+    def _to_student_units(self, teacher: Teacher, observations: Tensor, mean: Tensor, std: Tensor | None) -> Labels:
         """One teacher's output: its Gaussian in the students' units, or logits."""
         value = teacher.value(observations) if self.has_value else None
         if teacher.discrete:
             sharpened = teacher.policy.scores == "q_values" and not self.copies_q_values
             logits = mean / self.config.q_temperature if sharpened else mean
-            return Labels(PolicyOutput.choosing(logits), torch.zeros(len(mean)).to(mean) if value is None else value)
+            return Labels(PolicyOutput.categorical(logits), torch.zeros(len(mean)).to(mean) if value is None else value)
         actions, squashed = (mean.tanh() if teacher.squashed else mean.clamp(-1, 1)), teacher.squashed
         if std is None:
             std, mean, squashed = torch.full_like(mean, self.config.teacher_std or 0.0), actions, False
@@ -196,7 +196,7 @@ class Panel:
         if self.config.several_teachers == "mean":
             if self.discrete:
                 mean = several[0].mean(0) if self.copies_q_values else ensemble_logits(several[0])
-                return Labels(PolicyOutput.choosing(mean), values.mean(0))
+                return Labels(PolicyOutput.categorical(mean), values.mean(0))
             actions, means, stds = several
             # The Gaussian of the mixture's mean and variance.
             spread = (stds.square() + means.square()).mean(0) - means.mean(0).square()
@@ -211,7 +211,7 @@ class Panel:
             best = as_indices(self.task_of(observations.clone()), len(observations), len(several[0]))
         rows = torch.arange(len(best), device=best.device)
         chosen = [part[best, rows] for part in several]
-        policy = PolicyOutput.choosing(*chosen) if self.discrete else PolicyOutput(*chosen)
+        policy = PolicyOutput.categorical(*chosen) if self.discrete else PolicyOutput(*chosen)
         return Labels(policy, values[best, rows])
 
 
@@ -238,7 +238,7 @@ def as_teachers(teacher: Any, env: EnvFactory, env_id: str, observation_map: Obs
         else Teacher.load(one, env, observation_map=observation_map)
         for one in several
     ]
-    sizes = look_at(env).sizes
+    sizes = inspect_task(env).sizes
     for one in teachers:
         check_fits(one.source, one.sizes, sizes, env_id)
     return teachers

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 
-from policykd.core.errors import PolicyKDError, one_line, telling
-from policykd.tasks.spaces import Choices
+from policykd.core.errors import PolicyKDError, one_line, reraise
+from policykd.tasks.spaces import DiscreteActions
 from policykd.teachers.modules import acting, from_module, shape, through_numpy
 from policykd.teachers.policy import Policy
 from policykd.teachers.task import TaskSpaces
@@ -38,7 +38,7 @@ def from_torchscript(path: Path, task: TaskSpaces | None, device: torch.device, 
             "(--trust) if you know who made it, or use ONNX or an agent of SB3"
         )
     extra = {METADATA: ""}
-    with telling(f"teacher: {path} cannot be read as TorchScript: ", told=one_line), warnings.catch_warnings():
+    with reraise(f"teacher: {path} cannot be read as TorchScript: ", text=one_line), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
     return from_module(module, str(path), task, device, _described(extra[METADATA]))
@@ -66,7 +66,7 @@ def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Poli
     def act(observations: np.ndarray) -> np.ndarray:
         rows = observations.astype(kind)
         parts = [rows] if not isinstance(batch, int) or batch == len(rows) else np.split(rows, len(rows) // batch)
-        with telling(f"teacher: {path} cannot answer observations {rows.shape}: ", told=one_line):
+        with reraise(f"teacher: {path} cannot answer observations {rows.shape}: ", text=one_line):
             return np.concatenate([session.run(None, {inputs[0].name: part})[0] for part in parts])
 
     described = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
@@ -91,7 +91,7 @@ def onnx_session(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    with telling(f"teacher: {path} cannot be read as ONNX: ", told=one_line):
+    with reraise(f"teacher: {path} cannot be read as ONNX: ", text=one_line):
         _check_onnx(path, onnx.load_model_from_string(path.read_bytes()))
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
@@ -123,7 +123,7 @@ def _described(text: str) -> dict[str, Any] | None:
         if "choices" in found:
             numbers = size, found["choices"], found["first"]
             fits = all(type(number) is int for number in numbers) and size > 0 and found["choices"] > 0
-            actions: Any = Choices(Discrete(found["choices"], start=found["first"])) if fits else None
+            actions: Any = DiscreteActions(Discrete(found["choices"], start=found["first"])) if fits else None
             return {"observation_size": size, "actions": actions} if fits else None
         low, high = (np.array(found[name], np.float32) for name in ("low", "high"))
         fits = type(size) is int and size > 0 and low.ndim == 1 and low.shape == high.shape and (low <= high).all()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
-from policykd.tasks.spaces import Choices
+from policykd.tasks.spaces import DiscreteActions
 from policykd.teachers.policy import Bounds, Memory, Policy, freeze, needs_memory
 from policykd.teachers.sb3_networks import Networks
 
@@ -30,7 +30,7 @@ def from_tensors(
     activation: str | None,
     options: dict[str, Any],
     source: str,
-    actions: Bounds | Choices | None,
+    actions: Bounds | DiscreteActions | None,
     device: torch.device,
 ) -> Policy:
     """The policy of a RecurrentPPO; with a value if its critic has no memory, since values are of single states.

@@ -24,11 +24,11 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from policykd.core.archives import Archive
-from policykd.core.errors import PolicyKDError, kind_and_line, nearest, one_line
+from policykd.core.errors import PolicyKDError, nearest, one_line, type_and_text
 from policykd.core.parsing import parse_json
-from policykd.tasks.flat import is_laid_out
-from policykd.tasks.spaces import Choices
-from policykd.teachers import modules, proof, recurrent, sb3_text
+from policykd.tasks.flat import needs_flattening
+from policykd.tasks.spaces import DiscreteActions
+from policykd.teachers import equivalence, modules, recurrent, sb3_text
 from policykd.teachers.policy import Bounds, Policy, freeze, to_unit
 from policykd.teachers.sb3_networks import ACTIVATIONS, FAMILIES, Family, Networks
 from policykd.teachers.weights import read_tensors
@@ -49,7 +49,7 @@ def from_zip(path: Path, device: torch.device, algorithm: str | None, activation
             code or settings.
     """
     data, state = _read(path, device, trust)
-    info = sb3_text.judge(data, str(path), activation)
+    info = sb3_text.read_policy_info(data, str(path), activation)
     actions = sb3_text.parse_actions(data.get("action_space"))
     policy = _build(state, info, data, algorithm, str(path), actions, device)
     fits = len(info.axes) > 1 and math.prod(info.axes) == policy.observation_size
@@ -69,7 +69,7 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
     model = source if isinstance(source, BaseAlgorithm) else None
     live: BasePolicy = source.policy if isinstance(source, BaseAlgorithm) else source
     name = f"a live {type(source).__name__}"
-    if model is not None and not proof.is_known(model.predict):
+    if model is not None and not equivalence.is_known(model.predict):
         raise PolicyKDError(f"teacher: {name} {OWN_PREDICT}")
     if "action_masks" in inspect.signature(source.predict).parameters:
         raise PolicyKDError(
@@ -77,7 +77,7 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
             "that makes them of the observation: predict(o, deterministic=True, action_masks=masks_of(o))[0]"
         )
     actions = _check_spaces(live, name)
-    predict = proof.FlatPredict(source.predict, live.observation_space)
+    predict = equivalence.FlatPredict(source.predict, live.observation_space)
     examples = predict.examples
     state = {key: tensor.detach().clone().to(device) for key, tensor in live.state_dict().items()}
     training = live.training
@@ -86,7 +86,7 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
         named["groups"] = tuple(predict.space)
     try:
         if not recurrent.is_recurrent(state):
-            proof.check_deterministic(predict, examples, name)
+            equivalence.check_deterministic(predict, examples, name)
         try:
             info = _info_of(live, activation)
             policy = _build(state, info, {} if model is None else vars(model), None, name, actions, device)
@@ -94,9 +94,9 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
                 raise PolicyKDError(f"teacher: {name} has a feature extractor of its own")
         except PolicyKDError as error:
             return _by_predict(predict, live, name, str(error), actions, device).changed(**named)
-        if not proof.same_actions(policy, predict, device):
+        if not equivalence.same_actions(policy, predict, device):
             reason = f"{name} does not act as {info.policy}'s networks do"
-        elif not proof.same_outputs(policy, live, predict, device):
+        elif not equivalence.same_outputs(policy, live, predict, device):
             reason = f"{name} has a distribution or value of its own"
         else:
             return policy.changed(**named)
@@ -122,7 +122,7 @@ def _build(
     data: dict[str, Any],
     algorithm: str | None,
     source: str,
-    actions: Bounds | Choices | None,
+    actions: Bounds | DiscreteActions | None,
     device: torch.device,
 ) -> Policy:
     """Build the policy from its tensors and what is known about them."""
@@ -138,7 +138,7 @@ def _build(
 def _info_of(live: BasePolicy, activation: str | None) -> sb3_text.PolicyInfo:
     """What a live policy says about itself; ``proof`` checks it."""
     known = sb3_text.POLICIES.get((type(live).__module__, type(live).__name__))
-    own = proof.own_code(live)
+    own = equivalence.own_code(live)
     if known is None or own is not None:
         raise PolicyKDError(f"teacher: {own or type(live).__name__} has code that is not known")
     if activation is None:
@@ -158,11 +158,11 @@ def _info_of(live: BasePolicy, activation: str | None) -> sb3_text.PolicyInfo:
 
 
 def _by_predict(
-    predict: proof.FlatPredict,
+    predict: equivalence.FlatPredict,
     live: BasePolicy,
     name: str,
     reason: str,
-    actions: Bounds | Choices,
+    actions: Bounds | DiscreteActions,
     device: torch.device,
 ) -> Policy:
     """A copy of a live policy that acts by its own ``predict``."""
@@ -171,12 +171,12 @@ def _by_predict(
         raise PolicyKDError(f"teacher: {said}: a policy with memory and code of its own cannot teach")
     try:
         copied = modules.copied(live)
-        again = proof.FlatPredict(copied.predict, live.observation_space)
+        again = equivalence.FlatPredict(copied.predict, live.observation_space)
         expected = predict(predict.examples, deterministic=True)[0]
         same = np.allclose(again(predict.examples, deterministic=True)[0], expected, equal_nan=True)
     except Exception as error:  # own code may fail in any way
         raise PolicyKDError(
-            f"teacher: {name} cannot be copied, and so not be frozen ({kind_and_line(error)}); give a "
+            f"teacher: {name} cannot be copied, and so not be frozen ({type_and_text(error)}); give a "
             "function observation -> action"
         ) from None
     if not np.isfinite(expected).all():
@@ -185,7 +185,7 @@ def _by_predict(
         raise PolicyKDError(f"teacher: {name} {OWN_PREDICT}")
     freeze(copied.to(device))
     log.info("teacher %s acts by its own predict, without standard deviation and value (%s)", name, reason)
-    if isinstance(actions, Choices):
+    if isinstance(actions, DiscreteActions):
 
         def scores(inputs: Tensor) -> tuple[Tensor, None]:
             chosen = again(inputs.cpu().numpy(), deterministic=True)[0]
@@ -204,7 +204,7 @@ def _by_predict(
     return Policy(name, *sizes, gaussian, low=bounds[0], high=bounds[1], network=copied)
 
 
-def _check_spaces(live: BasePolicy, name: str) -> Bounds | Choices:
+def _check_spaces(live: BasePolicy, name: str) -> Bounds | DiscreteActions:
     """Action bounds of a live policy, or its discrete actions.
 
     Raises:
@@ -212,7 +212,7 @@ def _check_spaces(live: BasePolicy, name: str) -> Bounds | Choices:
             neither a box nor a dict.
     """
     for space, axes in ((live.action_space, "actions"), (live.observation_space, "observations")):
-        if isinstance(space, spaces.Discrete) if axes == "actions" else is_laid_out(space):
+        if isinstance(space, spaces.Discrete) if axes == "actions" else needs_flattening(space):
             continue
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             needed = "continuous ones (Box) or one choice (Discrete)" if axes == "actions" else "one vector (Box)"
@@ -222,7 +222,7 @@ def _check_spaces(live: BasePolicy, name: str) -> Bounds | Choices:
             raise PolicyKDError(f"teacher: {name} has {kind}; policykd needs {needed}")
     space = live.action_space
     if isinstance(space, spaces.Discrete):
-        return Choices(space)
+        return DiscreteActions(space)
     assert isinstance(space, spaces.Box)
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise PolicyKDError(f"teacher: {name} has unbounded actions; give a function in the task's units")

@@ -12,7 +12,7 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.networks import one_hot
 from policykd.core.registry import find
 from policykd.learners.sac import LOG_STD_MAX, LOG_STD_MIN
-from policykd.tasks.spaces import Choices
+from policykd.tasks.spaces import DiscreteActions
 from policykd.teachers.policy import Bounds, Policy, Scores, freeze, to_unit
 
 Family = Literal["actor_critic", "deterministic", "squashed", "search", "q_values"]
@@ -81,7 +81,7 @@ class Networks(nn.Module):
         activation: str | None,
         options: dict[str, Any],
         source: str,
-        actions: Bounds | Choices | None,
+        actions: Bounds | DiscreteActions | None,
     ) -> None:
         super().__init__()
         self.linear, self.actions = False, actions
@@ -138,7 +138,7 @@ class Networks(nn.Module):
         actor = [self._linear("action_net")] if alone else self._layers("action_net")
         self.linear = not self._option("squash_output", not alone)
         self.mean = nn.Sequential(*actor, *([] if self.linear else [nn.Tanh()]))
-        self.scores = "choice" if isinstance(self.actions, Choices) else None
+        self.scores = "choice" if isinstance(self.actions, DiscreteActions) else None
         self._sizes(*actor)
 
     def _build_q_values(self) -> None:
@@ -146,13 +146,13 @@ class Networks(nn.Module):
         layers = self._layers(f"{name}.{name}")
         self.mean, self.critics, self.scores, self.log_std = nn.Sequential(*layers), nn.ModuleList(), "q_values", None
         self._sizes(*layers)
-        if isinstance(self.actions, Choices) and self.algorithm == "QRDQN":
+        if isinstance(self.actions, DiscreteActions) and self.algorithm == "QRDQN":
             self.quantiles, rest = divmod(self.action_size, self.actions.size)
             self.action_size = self.action_size if rest else self.actions.size
 
     def _check_choices(self) -> None:
         """Refuse an agent whose text and tensors disagree about its actions."""
-        found = self.actions.size if isinstance(self.actions, Choices) else None
+        found = self.actions.size if isinstance(self.actions, DiscreteActions) else None
         if (self.scores is not None and found != self.action_size) or (self.scores is None and found is not None):
             said = "no choice of one action (Discrete)" if found is None else f"a choice of one of {found} actions"
             raise PolicyKDError(f"teacher: {self.source} says that its actions are {said}; its tensors say otherwise")
@@ -227,7 +227,7 @@ class Networks(nn.Module):
         valued = self.family == "q_values" or (self.family != "search" and len(self.critics) > 0)
         value = self.value if valued else None
         sizes = self.observation_size, self.action_size
-        if isinstance(self.actions, Choices):
+        if isinstance(self.actions, DiscreteActions):
             first, scores = self.actions.start, self.scores
             return Policy(self.source, *sizes, self.gaussian, scores, value=value, first=first, network=self)
         bounds = self.actions if self.actions is not None and len(self.actions[0]) == self.action_size else None

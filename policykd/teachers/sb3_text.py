@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from policykd.core.errors import PolicyKDError
-from policykd.tasks.spaces import Choices
+from policykd.tasks.spaces import DiscreteActions
 from policykd.teachers.policy import Bounds
 from policykd.teachers.sb3_networks import ACTIVATIONS
 
@@ -73,7 +73,7 @@ class PolicyInfo(NamedTuple):
     """The shape of its observations, if the text gives it."""
 
 
-def judge(data: dict[str, Any], source: str, activation: str | None = None) -> PolicyInfo:
+def read_policy_info(data: dict[str, Any], source: str, activation: str | None = None) -> PolicyInfo:
     """Read and check the text of a zip about its policy.
 
     Args:
@@ -121,14 +121,14 @@ def trained_normalised(data: dict[str, Any]) -> bool | None:
     return False if data.get("num_timesteps") else None
 
 
-def parse_actions(space: object) -> Bounds | Choices | None:
+def parse_actions(space: object) -> Bounds | DiscreteActions | None:
     """Bounds or discrete actions from the text of an action space in SB3's JSON; None if the text is not reliable."""
     if not isinstance(space, dict):
         return None
     if str(space.get(":type:")).endswith(".Discrete'>"):
         numbers = [str(space.get(name, default)) for name, default in (("n", ""), ("start", "0"))]
         fits = all(re.fullmatch(r"-?\d{1,9}", number) for number in numbers) and int(numbers[0]) > 0
-        return Choices(spaces.Discrete(int(numbers[0]), start=int(numbers[1]))) if fits else None
+        return DiscreteActions(spaces.Discrete(int(numbers[0]), start=int(numbers[1]))) if fits else None
     bounds = []
     for name in ("low", "high"):
         text = str(space.get(name, "")).replace("[", " ").replace("]", " ").replace(",", " ")
@@ -174,8 +174,8 @@ def check_space(space: Any, axes: str, source: str) -> None:
         raise PolicyKDError(f"teacher: {source} has {kind} {axes}; policykd needs {needed}")
     shape = space.get("_shape", space.get("shape"))
     image = str(space.get("dtype")).endswith("uint8") and len(_shape(space)) == 3  # SB3 would scale it
-    laid_out = axes == "observations" and len(_shape(space)) > 1 and not image
-    if isinstance(shape, list) and len(shape) != 1 and not laid_out:
+    to_vector = axes == "observations" and len(_shape(space)) > 1 and not image
+    if isinstance(shape, list) and len(shape) != 1 and not to_vector:
         raise PolicyKDError(f"teacher: {source} has {axes} of shape {tuple(shape)}; policykd needs vectors; {LIVE}")
 
 

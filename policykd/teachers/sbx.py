@@ -42,7 +42,7 @@ ACTIVATIONS = {
 """Activations of JAX that equal torch's with default settings."""
 
 
-def is_one(data: dict[str, Any]) -> bool:
+def is_sbx(data: dict[str, Any]) -> bool:
     """Whether the JSON of a zip names a policy of SBX."""
     kind = data.get("policy_class")
     return isinstance(kind, dict) and str(kind.get("__module__", "")).split(".")[0] == "sbx"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 
-from policykd.core.errors import counted
+from policykd.core.errors import plural
 from policykd.core.seeding import env_seed, stream
 from policykd.tasks import Evaluator
 from policykd.tasks.spaces import EnvFactory, action_scale, check_spaces, find_task
@@ -57,7 +57,7 @@ class TeacherScore:
 
     def __str__(self) -> str:
         """One line for logs."""
-        teacher = f"return {self.mean:,.1f} +/- {self.returns.std():,.1f}, {counted(len(self.returns), 'episode')}"
+        teacher = f"return {self.mean:,.1f} +/- {self.returns.std():,.1f}, {plural(len(self.returns), 'episode')}"
         noise = f"random actions {self.random_mean:,.1f} +/- {self.random_returns.std():,.1f}"
         return f"teacher {self.source} on {self.env_id}: {teacher} ({noise})"
 

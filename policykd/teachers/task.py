@@ -14,7 +14,7 @@ from policykd.core.errors import PolicyKDError
 from policykd.tasks.contract import layers
 from policykd.tasks.flat import own_space
 from policykd.tasks.groups import OwnSpace, groups_of
-from policykd.tasks.spaces import ActionScale, Choices, EnvFactory, action_scale, check_spaces, find_task
+from policykd.tasks.spaces import ActionScale, DiscreteActions, EnvFactory, action_scale, check_spaces, find_task
 from policykd.teachers import versions
 
 VERSIONS: dict[str, dict[int, str]] = {
@@ -44,7 +44,7 @@ class TaskSpaces(NamedTuple):
 
     env_id: str
     observation_size: int
-    actions: ActionScale | Choices
+    actions: ActionScale | DiscreteActions
     examples: np.ndarray
     """Initial observations of some episodes ``(n, O)``, float32."""
     wrappers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
@@ -61,7 +61,7 @@ class TaskSpaces(NamedTuple):
     @property
     def sizes(self) -> Sizes:
         """Sizes that a teacher must fit."""
-        return Sizes(self.observation_size, self.actions.size, isinstance(self.actions, Choices))
+        return Sizes(self.observation_size, self.actions.size, isinstance(self.actions, DiscreteActions))
 
     def bounds(self, source: str) -> tuple[np.ndarray, np.ndarray]:
         """Smallest and largest action ``(A,)``, for a teacher of continuous actions.
@@ -69,7 +69,7 @@ class TaskSpaces(NamedTuple):
         Raises:
             PolicyKDError: the task's actions are discrete.
         """
-        if isinstance(self.actions, Choices):
+        if isinstance(self.actions, DiscreteActions):
             raise PolicyKDError(
                 f"teacher: {source} acts in continuous actions, and {self.env_id} wants a choice of one"
             )
@@ -85,7 +85,7 @@ class Sizes(NamedTuple):
     """Whether actions are discrete."""
 
 
-def look_at(env: str | gym.Env | EnvFactory) -> TaskSpaces:
+def inspect_task(env: str | gym.Env | EnvFactory) -> TaskSpaces:
     """Make the task once and read its spaces and wrappers.
 
     Raises:

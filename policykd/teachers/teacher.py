@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from policykd.core.arrays import where_episodes_start
-from policykd.core.errors import PolicyKDError, telling
+from policykd.core.errors import PolicyKDError, reraise
 from policykd.core.fields import as_type
 from policykd.core.networks import one_hot
 from policykd.tasks.groups import as_rows
-from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
+from policykd.tasks.spaces import ActionScale, DiscreteActions, EnvFactory
 from policykd.teachers import loading
 from policykd.teachers.checks import check_recorded, check_statistics, warn_axes, warn_bounds
+from policykd.teachers.observation_map import ObservationMap, as_function, map_of_task
 from policykd.teachers.policy import Memory, Policy, as_state, of_state
 from policykd.teachers.score import TeacherScore, score
-from policykd.teachers.sight import ObservationMap, as_function, map_of_task
 from policykd.teachers.statistics import Given
-from policykd.teachers.task import Sizes, TaskSpaces, check_fits, look_at, other_task
+from policykd.teachers.task import Sizes, TaskSpaces, check_fits, inspect_task, other_task
 
 log = logging.getLogger("policykd")
 
@@ -58,7 +58,7 @@ class Teacher:
             raise PolicyKDError(f"teacher: {self.source} does not say its observations and actions: give env=")
         if low is not None and high is not None:
             self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
-            here = None if task is None or isinstance(task.actions, Choices) else task.actions
+            here = None if task is None or isinstance(task.actions, DiscreteActions) else task.actions
             self.scale = here or ActionScale(gym.spaces.Box(self.low, self.high))
         if observation_map is not None and task is None:
             raise PolicyKDError(f"teacher: {self.source} has an observation_map, which needs the task: give env=")
@@ -74,18 +74,18 @@ class Teacher:
         wanted = task.sizes._replace(observations=seen)
         check_fits(self.source, Sizes(read, self.action_size, self.discrete), wanted, task.env_id)
         self.observation_size = task.observation_size
-        self.first = task.actions.start if isinstance(task.actions, Choices) else policy.first
+        self.first = task.actions.start if isinstance(task.actions, DiscreteActions) else policy.first
         self._try(examples)
-        check_statistics(policy, self._look(examples), task.env_id)
+        check_statistics(policy, self._policy_inputs(examples), task.env_id)
         warn_bounds(policy, task)
         warn_axes(policy, task)
 
     def _try(self, examples: Tensor) -> None:
         """Refuse a policy that cannot act, such as one whose layers do not fit."""
-        with torch.no_grad(), telling(f"teacher: {self.source} cannot answer its observations (", ")"):
+        with torch.no_grad(), reraise(f"teacher: {self.source} cannot answer its observations (", ")"):
             self.step(examples, None, torch.ones(len(examples)))
             if self.policy.network is not None and self.policy.value is not None:
-                self.policy.value(self._look(examples))
+                self.policy.value(self._policy_inputs(examples))
 
     def __repr__(self) -> str:
         return f"Teacher({self.source}, {self.observation_size} observations, {self.action_size} actions)"
@@ -126,7 +126,7 @@ class Teacher:
         Raises:
             PolicyKDError: it cannot be loaded safely, or does not fit the task.
         """
-        task, device = None if env is None else look_at(env), torch.device(device)
+        task, device = None if env is None else inspect_task(env), torch.device(device)
         mapped = observation_map is not None and not isinstance(observation_map, str)
         observation_map = map_of_task(observation_map, task)
         options = loading.Options(algorithm, activation, vecnormalize, network, trust, mapped)
@@ -210,7 +210,7 @@ class Teacher:
         Raises:
             PolicyKDError: an output is not finite.
         """
-        mean, std = self.policy.gaussian(self._look(observations))
+        mean, std = self.policy.gaussian(self._policy_inputs(observations))
         self._check_finite("actions", mean)
         return mean, std
 
@@ -227,7 +227,7 @@ class Teacher:
         """
         if self.policy.value is None:
             return None
-        values = self.policy.value(self._look(observations))
+        values = self.policy.value(self._policy_inputs(observations))
         self._check_finite("values", values)
         return values
 
@@ -242,7 +242,7 @@ class Teacher:
         n_episodes, seed = as_type("n_episodes", n_episodes, int), as_type("seed", seed, int)
         if n_episodes < 1 or seed < 0:
             raise PolicyKDError(f"score: needs episodes from 1 and a seed from 0 up, got {n_episodes} and {seed}")
-        task = look_at(env_id_or_factory)
+        task = inspect_task(env_id_or_factory)
         check_fits(self.source, self.sizes, task.sizes, task.env_id)
         memory: Memory | None = None
 
@@ -276,7 +276,7 @@ class Teacher:
         """
         if self.policy.step is None:
             return *self.distribution(observations), None
-        mean, std, memory = self.policy.step(self._look(observations), memory, starts.to(self.device))
+        mean, std, memory = self.policy.step(self._policy_inputs(observations), memory, starts.to(self.device))
         self._check_finite("actions", mean)
         return mean, std, memory
 
@@ -285,7 +285,7 @@ class Teacher:
             return one_hot(mean)
         return mean.tanh() if self.squashed else mean.clamp(-1, 1)
 
-    def _look(self, observations: Tensor | np.ndarray) -> Tensor:
+    def _policy_inputs(self, observations: Tensor | np.ndarray) -> Tensor:
         """The teacher's own input at raw observations; a copy, since a user's program may write into it."""
         if observations.ndim != 2 or observations.shape[1] != self.observation_size:
             shape = tuple(observations.shape)

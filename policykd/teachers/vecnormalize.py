@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError, one_line, telling
+from policykd.core.errors import PolicyKDError, one_line, reraise
 from policykd.core.normaliser import TRAINED_ON_SCALED
 from policykd.teachers.pickles import Call, Name, array, load
 
@@ -93,7 +93,7 @@ def read(path: Path, trust: bool = False) -> Normaliser:
                 + ", which no VecNormalize needs: it was not loaded (trust=True reads the statistics all the same)"
             )
 
-    with telling(f"teacher: {path} is damaged or no VecNormalize (", ")"):
+    with reraise(f"teacher: {path} is damaged or no VecNormalize (", ")"):
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"more than {MOST_BYTES / 1e6:.0f} MB")
         content = _parts(load(io.BytesIO(path.read_bytes()), check))

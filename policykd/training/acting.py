@@ -14,13 +14,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from policykd import export
 from policykd.core.arrays import where_episodes_start
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import as_whole
-from policykd.core.recurrent import GRU, Along
+from policykd.core.fields import as_int
+from policykd.core.recurrent import GRU, SequenceNetwork
 from policykd.core.registry import name_of
 from policykd.learners import LEARNERS, Learner
-from policykd.learners.reading import reading
+from policykd.learners.sequence_actor import with_actor
 from policykd.tasks import Evaluation, Evaluator
-from policykd.tasks.spaces import ActionScale, ActionSpace, Choices
+from policykd.tasks.spaces import ActionScale, ActionSpace, DiscreteActions
 from policykd.tasks.views import View
 from policykd.training.arguments import check_episodes
 from policykd.training.collector import Collector
@@ -52,7 +52,7 @@ class Acting:
     folder: RunFolder | None
     observation_space: spaces.Box
     action_space: ActionSpace
-    action_scale: ActionScale | Choices
+    action_scale: ActionScale | DiscreteActions
     evaluator: Evaluator | None
     view: View
     """What learners see of the task's observations."""
@@ -151,7 +151,7 @@ class Acting:
         k, array = self.learner_index(learner), self.view.flat(observation)
         rows = array.reshape(-1, array.shape[-1])
         starts = where_episodes_start(episode_start, len(rows))
-        inputs, stack = self._look(rows, state, starts)
+        inputs, stack = self._network_inputs(rows, state, starts)
         if self.network is None:
             actions, state = self.actions_at(inputs, k, deterministic), stack or state
         else:
@@ -170,7 +170,7 @@ class Acting:
 
         return act
 
-    def _look(
+    def _network_inputs(
         self, rows: np.ndarray, state: tuple[np.ndarray, ...] | None, starts: np.ndarray
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Network inputs ``(n, I)`` at the task's observations ``(n, O)``, and the stack of past ones, if any.
@@ -206,11 +206,11 @@ class Acting:
         hidden = state[-1] if state else np.zeros(shape, np.float32)
         if hidden.shape != shape:
             raise PolicyKDError(f"predict: the state has shape {hidden.shape}, and {shape} is needed")
-        along = Along(self.network)
+        sequences = SequenceNetwork(self.network)
         every = torch.as_tensor(hidden, device=self.device).expand(self.n_learners, *shape)
-        along.place(torch.as_tensor(starts, device=self.device).expand(self.n_learners, 1, len(inputs)), every)
-        actions = self.actions_at(inputs, k, deterministic, reading(self.learner, along))
-        return actions, along.after[k].cpu().numpy()
+        sequences.set_starts(torch.as_tensor(starts, device=self.device).expand(self.n_learners, 1, len(inputs)), every)
+        actions = self.actions_at(inputs, k, deterministic, with_actor(self.learner, sequences))
+        return actions, sequences.after[k].cpu().numpy()
 
     def actions_at(
         self, inputs: np.ndarray, k: int, deterministic: bool = True, learner: Learner | None = None
@@ -240,7 +240,7 @@ class Acting:
         """Index of a learner; "best" is the one with the best last evaluation, the first if there was none."""
         if learner == "best":
             return int(self.evaluations[-1].means.argmax()) if self.evaluations else 0
-        k = as_whole(learner)
+        k = as_int(learner)
         if k is None or not 0 <= k < self.n_learners:
             raise PolicyKDError(f"learner {learner!r} does not exist: take 0 to {self.n_learners - 1}, or 'best'")
         return k
@@ -269,14 +269,14 @@ class Acting:
 
     def _playing(self, network: GRU, evaluator: Evaluator) -> Callable[[np.ndarray], np.ndarray]:
         """As ``policies`` for recurrent learners, which carry their state through the episodes of an evaluation."""
-        along, state = Along(network), torch.zeros(self.n_learners, 1, network.width, device=self.device)
-        learner = reading(self.learner, along)
+        sequences, state = SequenceNetwork(network), torch.zeros(self.n_learners, 1, network.width, device=self.device)
+        learner = with_actor(self.learner, sequences)
 
         def act(observations: np.ndarray) -> np.ndarray:
             nonlocal state
-            along.place(torch.from_numpy(evaluator.starts.copy()).to(self.device).view(-1, 1, 1), state)
+            sequences.set_starts(torch.from_numpy(evaluator.starts.copy()).to(self.device).view(-1, 1, 1), state)
             actions = self.policies(observations, learner)
-            state = along.after
+            state = sequences.after
             return actions
 
         return act

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.arrays import as_numpy
-from policykd.core.compute import check_learns, one_thread
+from policykd.core.compute import check_autograd, one_thread
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import as_type, change, require
 from policykd.learners import DDPG
@@ -19,7 +19,7 @@ from policykd.learners.config import OffPolicyConfig, SACConfig
 from policykd.tasks.evaluate import Evaluation, Evaluator
 from policykd.training.agent import Agent
 from policykd.training.allocation import Standings
-from policykd.training.arguments import check_episodes, check_whole
+from policykd.training.arguments import check_episodes, check_int
 from policykd.training.group import GroupDistillation, group_actions
 from policykd.training.learner_choice import Rule
 
@@ -31,9 +31,9 @@ class ActingAsOne(Agent):
 
     def group_policies(self, observations: np.ndarray, rule: Rule = "mean") -> np.ndarray:
         """Every group's action ``(G, A)`` in [-1, 1] at its row of ``observations (G, O)``."""
-        return self._acting(rule)(observations)
+        return self._group_policy(rule)(observations)
 
-    def _acting(self, rule: Rule) -> Callable[[np.ndarray], np.ndarray]:
+    def _group_policy(self, rule: Rule) -> Callable[[np.ndarray], np.ndarray]:
         """``group_policies`` of a rule, for many steps: who is best is looked up once."""
         best = self._best(rule)
 
@@ -57,7 +57,7 @@ class ActingAsOne(Agent):
         """
         n_eval_episodes, seed = check_episodes(n_eval_episodes, seed)
         with closing(Evaluator(self.factory, len(self.seeds), self.action_scale.to_env)) as evaluator:
-            return evaluator.run(self._acting(rule), n_eval_episodes, [seed] * len(self.seeds), 0)
+            return evaluator.run(self._group_policy(rule), n_eval_episodes, [seed] * len(self.seeds), 0)
 
     def best_by_training(self, episodes: int = 10) -> np.ndarray:
         """Index of each group's learner with the highest mean return in training ``(G,)``, without evaluations.
@@ -65,7 +65,7 @@ class ActingAsOne(Agent):
         Args:
             episodes: how many of the latest episodes are averaged; 100 of each learner are known.
         """
-        means = Standings(self.run, self.peers, check_whole("episodes", episodes)).means()
+        means = Standings(self.run, self.peers, check_int("episodes", episodes)).means()
         places: np.ndarray = np.nan_to_num(means, nan=-np.inf).argmax(1)
         return places + np.arange(len(places)) * self.peers
 
@@ -99,12 +99,12 @@ class ActingAsOne(Agent):
         Raises:
             PolicyKDError: the learners have no replay, it is empty, an argument cannot work, or some have diverged.
         """
-        gradient_steps = check_whole("gradient_steps", gradient_steps)
-        batch_size = check_whole("batch_size", batch_size)
-        dagger_steps = check_whole("dagger_steps", dagger_steps, 0)
+        gradient_steps = check_int("gradient_steps", gradient_steps)
+        batch_size = check_int("batch_size", batch_size)
+        dagger_steps = check_int("dagger_steps", dagger_steps, 0)
         learning_rate = as_type("learning_rate", learning_rate, float)
         require(learning_rate > 0, "learning_rate", learning_rate, "must be positive")
-        check_learns(self.learner.actor)
+        check_autograd(self.learner.actor)
         self.check_finite("ship")
         if self.learner_type.memory != "replay":
             raise PolicyKDError(f"ship: learners of {self.backbone} keep no replay, whose states a student needs")

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from policykd import export, native
 from policykd.core import checkpoint
-from policykd.core.compute import check_defaults, check_learns, find_device, one_thread
-from policykd.core.errors import PolicyKDError, telling
+from policykd.core.compute import check_autograd, check_defaults, find_device, one_thread
+from policykd.core.errors import PolicyKDError, reraise
 from policykd.core.fields import change
 from policykd.core.interrupts import Interrupts, Stopped, interruptible
 from policykd.core.seeding import env_seed, stream
@@ -33,21 +33,21 @@ from policykd.tasks.vector import LearnerEnvs
 from policykd.tasks.views import view_of
 from policykd.teachers import TeacherScore
 from policykd.training import compiling, snapshot
-from policykd.training.arguments import advise_device, check_precision, check_threads, check_whole
+from policykd.training.arguments import advise_device, check_int, check_precision, check_threads
 from policykd.training.collector import Collector
-from policykd.training.faults import watched
+from policykd.training.faults import save_on_failure
 from policykd.training.loop import Hooks, train
 from policykd.training.progress import Progress
 from policykd.training.progress_lines import ProgressLines, make_bar
 from policykd.training.records import Records
-from policykd.training.run_folder import RunFolder, to_go_on
+from policykd.training.run_folder import RunFolder, resume_advice
 from policykd.training.saving import Saving
-from policykd.training.sb3_surface import SB3Surface, as_callback, explains_arguments
+from policykd.training.sb3_interface import SB3Interface, as_callback, explains_arguments
 
 A = TypeVar("A", bound="Agent")
 
 
-class Agent(Saving, SB3Surface):
+class Agent(Saving, SB3Interface):
     """K learners of one task on one learner axis; ``DualStudent`` and ``TeacherStudent`` say how they learn."""
 
     config: Config
@@ -152,7 +152,7 @@ class Agent(Saving, SB3Surface):
             folders = None if self.folder is None else self.folder.learner_folders
             resumed = self._resumed
             if resumed is not None and self.folder is not None:
-                with checkpoint.understood(self.folder.checkpoint):
+                with checkpoint.content_errors(self.folder.checkpoint):
                     self.folder.rewind(resumed["log_sizes"], self.num_timesteps)
             self.envs = self._open(folders, resumed is not None)
             seeds = [env_seed(*who, "environment", n) for who in self.learners for n in range(self.n_envs)]
@@ -172,7 +172,7 @@ class Agent(Saving, SB3Surface):
         """Open the training environments: the user's vector, or one by one."""
         if self.vector is not None:
             vector = self.vector.make(self.n_learners * self.n_envs)
-            if self.view.whole and self.view.history == 1:
+            if self.view.is_full and self.view.history == 1:
                 return BatchedEnvs(vector, self.n_learners, folders, append)
             return PartialEnvs(vector, self.view, self.n_learners, folders, append)
         return LearnerEnvs(self.factory, self.n_learners, folders, append, self.n_envs)
@@ -191,15 +191,15 @@ class Agent(Saving, SB3Surface):
             PolicyKDError: the environment returned a NaN or raised, a file could not be written, or another process
                 writes into the run's folder; the line says what was saved.
         """
-        with watched(self.folder, self.save, lambda: self.num_timesteps):
-            self._learn(check_whole("total_timesteps", total_timesteps, 0), as_callback(callback), progress_bar)
+        with save_on_failure(self.folder, self.save, lambda: self.num_timesteps):
+            self._learn(check_int("total_timesteps", total_timesteps, 0), as_callback(callback), progress_bar)
         return self
 
     def _learn(self, total_timesteps: int, callbacks: BaseCallback, progress_bar: bool) -> None:
         run, end = self.run, self.num_timesteps + total_timesteps
-        run.aim(end)
+        run.set_end(end)
         self.ready(total_timesteps)
-        with telling(f"callback: {type(callbacks).__name__} cannot begin here (", ")"):
+        with reraise(f"callback: {type(callbacks).__name__} cannot begin here (", ")"):
             callbacks.init_callback(self)  # type: ignore[arg-type]
             callbacks.on_training_start({"self": self, "total_timesteps": end}, {})
         bar = make_bar(end, self.num_timesteps, progress_bar)
@@ -211,7 +211,7 @@ class Agent(Saving, SB3Surface):
         callbacks.on_training_end()
         if interrupts.number is not None:
             load = f"{type(self).__name__}.load({str(self.folder.path)!r})" if self.folder else ""
-            how = f", saved to {self.folder.checkpoint}; go on with {to_go_on(load)}" if self.folder else ""
+            how = f", saved to {self.folder.checkpoint}; go on with {resume_advice(load)}" if self.folder else ""
             print(f"\ninterrupted at {self.num_timesteps:,} steps{how}", flush=True)
             interrupts.check()
 
@@ -230,12 +230,12 @@ class Agent(Saving, SB3Surface):
 
     def ready(self, total_timesteps: int) -> None:
         """Open the environments, and decide once whether to compile, now that the length of training is known."""
-        check_learns(self.learner.actor)
+        check_autograd(self.learner.actor)
         self.recipe.expect(self.num_timesteps + total_timesteps)
         self.get_env()
         self.collector.check()
         if self.compile == "auto":
-            pays = compiling.pays(self.gradient_steps_in(total_timesteps // self.peers), self.device)
+            pays = compiling.is_worth_compiling(self.gradient_steps_in(total_timesteps // self.peers), self.device)
             self.compile = "later" if pays else False
         self._compile()
         if not self.compile and isinstance(self.collector.observations, np.ndarray):

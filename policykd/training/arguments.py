@@ -11,7 +11,7 @@ import torch
 
 from policykd import native
 from policykd.core.errors import PolicyKDError
-from policykd.core.fields import as_type, as_whole, require
+from policykd.core.fields import as_int, as_type, require
 from policykd.learners.config import Config
 from policykd.native.threads import Threads, count
 
@@ -24,7 +24,7 @@ C = TypeVar("C", bound=Config)
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     """One whole number from 0 up per group, each of its own."""
     several = isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str)
-    values = [seed for seed in map(as_whole, seeds if several else (seeds,)) if seed is not None and seed >= 0]
+    values = [seed for seed in map(as_int, seeds if several else (seeds,)) if seed is not None and seed >= 0]
     if not values or len(values) < (len(seeds) if several else 1):
         raise PolicyKDError(f"seeds: need one or more whole numbers from 0 up, got {seeds!r}")
     if len(set(values)) < len(values):
@@ -32,7 +32,7 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     return tuple(values)
 
 
-def check_whole(name: str, value: int, least: int = 1) -> int:
+def check_int(name: str, value: int, least: int = 1) -> int:
     """A whole number from ``least`` up."""
     number: int = as_type(name, value, int)
     require(number >= least, name, value, f"must be at least {least}")
@@ -41,7 +41,7 @@ def check_whole(name: str, value: int, least: int = 1) -> int:
 
 def check_episodes(episodes: int, seed: int) -> tuple[int, int]:
     """The episodes and the seed of an evaluation: some, and from 0 up."""
-    number, start = as_whole(episodes), as_whole(seed)
+    number, start = as_int(episodes), as_int(seed)
     if number is None or start is None or number < 1 or start < 0:
         broken = "; both are whole numbers" if number is None or start is None else ""
         raise PolicyKDError(
@@ -61,7 +61,7 @@ def check_compile(compile: Compile) -> Compile:
 
 def check_threads(threads: Threads) -> Threads:
     """A positive number, or "auto"."""
-    whole = as_whole(threads)
+    whole = as_int(threads)
     threads = threads if whole is None else whole
     try:
         count(threads)

@@ -45,7 +45,7 @@ class Collector:
         if self.dealt:
             envs.credit(self.actor_in)
 
-    def deal(self, actor_in: Callable[[int], int]) -> None:
+    def set_actors(self, actor_in: Callable[[int], int]) -> None:
         """From now on ``actor_in`` says who acts in an environment, and whose its episodes are."""
         self.actor_in, self.dealt = actor_in, True
 

@@ -35,7 +35,7 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++")))
 
 
-def pays(updates: int, device: torch.device) -> bool:
+def is_worth_compiling(updates: int, device: torch.device) -> bool:
     """Whether so many gradient steps repay what compiling takes, where this machine can."""
     return can_compile(device) and updates >= PAYS.get(device.type, PAYS["cpu"])
 
@@ -64,9 +64,9 @@ def compile_step(method: Callable[..., Any], device: torch.device) -> Any:
     options: dict[str, Any] = {"guard_filter_fn": _guards_of_arguments}
     if device.type == "cuda":
         pool = torch.cuda.graph_pool_handle()
-        return PerForm(method, lambda args: CudaGraph(_compile(method, options), args, device, pool))
+        return PerSignature(method, lambda args: CudaGraph(_compile(method, options), args, device, pool))
     options["cpp_wrapper"] = True  # calls from C++ instead of Python: at these sizes a quarter of the time
-    return PerForm(method, lambda _: Direct(method, options))
+    return PerSignature(method, lambda _: Direct(method, options))
 
 
 def record(method: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
@@ -74,7 +74,7 @@ def record(method: Callable[..., Any], device: torch.device) -> Callable[..., An
     if device.type != "cuda":
         return method
     pool = torch.cuda.graph_pool_handle()
-    return PerForm(method, lambda args: CudaGraph(method, args, device, pool))
+    return PerSignature(method, lambda args: CudaGraph(method, args, device, pool))
 
 
 def _compile(method: types.MethodType, options: dict[str, Any]) -> Any:
@@ -84,7 +84,7 @@ def _compile(method: types.MethodType, options: dict[str, Any]) -> Any:
     return torch.compile(own, fullgraph=True, dynamic=False, options=options)
 
 
-class PerForm:
+class PerSignature:
     """A method compiled for every form of its arguments on its own, so that each has one graph.
 
     What torch cannot compile, a divergence of the user's that looks at numbers for example, goes on as it is.

@@ -19,10 +19,10 @@ from policykd.distillation.methods import PEER_METHODS, TEACHER_METHODS, PeerMet
 from policykd.distillation.weights import weight_of
 from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner, presets
 from policykd.learners.config import Config, OffPolicyConfig, PPOConfig
-from policykd.learners.partial_view import see_only
+from policykd.learners.partial_view import mask_unseen_inputs
 from policykd.memory import Rollout, SharedReplay
 from policykd.tasks.saved import read
-from policykd.tasks.spaces import AnyEnv, Choices, short_id
+from policykd.tasks.spaces import AnyEnv, DiscreteActions, short_id
 from policykd.training import arguments
 from policykd.training.acting import Observation
 from policykd.training.acting_as_one import ActingAsOne
@@ -34,7 +34,7 @@ from policykd.training.recipes.peers_at_own_pace import PeersAtOwnPace
 from policykd.training.recipes.peers_on_replay import PeersOnReplay
 from policykd.training.recipes.peers_on_rollouts import PeersOnRollouts
 from policykd.training.saving import OwnParts
-from policykd.training.sb3_surface import explains_arguments
+from policykd.training.sb3_interface import explains_arguments
 
 __all__ = ["DualStudent", "LearnerChoice", "resolve_config"]
 
@@ -84,7 +84,7 @@ class DualStudent(ActingAsOne):
         self.peers, self.seeds = check_peers(self.method, peers), arguments.check_seeds(seeds)
         self._set_task(env, device)
         self.config = change(resolve_config(config, backbone, short_id(self.env_id)), overrides or {})
-        check_method(self.method, learner_type, self.config, self.peers, isinstance(self.action_scale, Choices))
+        check_method(self.method, learner_type, self.config, self.peers, isinstance(self.action_scale, DiscreteActions))
         self.compile, self.threads = arguments.check_compile(compile), arguments.check_threads(threads)
         self._share_out()
         self._build(learner_type)
@@ -101,7 +101,7 @@ class DualStudent(ActingAsOne):
         """Restrict every peer to its part of the observation, if ``vary`` says so."""
         if views := views_of_peers(self.config, self.factory):
             assert isinstance(self.learner, OffPolicyLearner)
-            see_only(self.learner, self.sizes[0], [view.columns for view in views])
+            mask_unseen_inputs(self.learner, self.sizes[0], [view.columns for view in views])
 
     def _make_recipe(self) -> None:
         """Make the rollout or the shared replay, and the recipe that learns from it."""
@@ -174,7 +174,7 @@ class DualStudent(ActingAsOne):
         Raises:
             PolicyKDError: the file is missing, damaged or foreign, or a custom part is missing. No code in it is run.
         """
-        with checkpoint.understood(path):
+        with checkpoint.content_errors(path):
             return cls.from_state(*read(path, env), env, device, OwnParts(method, backbone, config))
 
     @classmethod

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import write_text
-from policykd.core.lock import alone
-from policykd.training.run_folder import RunFolder, to_go_on
+from policykd.core.lock import locked
+from policykd.training.run_folder import RunFolder, resume_advice
 
 STOPPED, ERROR = "stopped.safetensors", "error.txt"
 
 
 @contextmanager
-def watched(folder: RunFolder | None, save: Callable[[Path], None], steps: Callable[[], int]) -> Iterator[None]:
+def save_on_failure(folder: RunFolder | None, save: Callable[[Path], None], steps: Callable[[], int]) -> Iterator[None]:
     """Be the only writer of the run's folder; where training fails, keep the learners and say how to go on.
 
     What is refused before the first step leaves nothing behind.
@@ -36,7 +36,7 @@ def watched(folder: RunFolder | None, save: Callable[[Path], None], steps: Calla
     before = steps()
     if folder is not None:
         folder.check()  # the lock would make it anew
-    with nullcontext() if folder is None else alone(folder.path):
+    with nullcontext() if folder is None else locked(folder.path):
         try:
             yield
         except (PolicyKDError, OSError) as error:
@@ -67,5 +67,5 @@ def _keep(folder: RunFolder, save: Callable[[Path], None], error: Exception) -> 
             write_text(folder.path / ERROR, "".join(traceback.format_exception(error.__cause__)))
             kept = f"traceback in {folder.path / ERROR}; {kept}"
     if folder.checkpoint.exists():
-        return f"{kept}; go on from the last checkpoint with {to_go_on()}"
+        return f"{kept}; go on from the last checkpoint with {resume_advice()}"
     return f"{kept}; there is no checkpoint: begin anew"

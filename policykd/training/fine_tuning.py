@@ -15,21 +15,21 @@ from policykd.learners import PPO, OffPolicyLearner
 from policykd.learners.config import Config
 from policykd.training import snapshot
 from policykd.training.agent import Agent
-from policykd.training.arguments import check_precision, check_whole
-from policykd.training.faults import watched
+from policykd.training.arguments import check_int, check_precision
+from policykd.training.faults import save_on_failure
 from policykd.training.function_checks import try_divergence
 from policykd.training.recipes import fine_tune_replay
 from policykd.training.recipes.fine_tune import Anchor, Span
 from policykd.training.recipes.fine_tune_replay import FineTuneOnReplay
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
 from policykd.training.recipes.recurrent_rollouts import RecurrentRollouts
-from policykd.training.sb3_surface import as_callback, explains_arguments
+from policykd.training.sb3_interface import as_callback, explains_arguments
 from policykd.training.teacher_checks import check_tunable
 
 if TYPE_CHECKING:
     from policykd.teachers import TeacherScore
     from policykd.teachers.panel import Panel
-    from policykd.training.students import Made, Students
+    from policykd.training.students import RecipeAndMemories, Students
     from policykd.training.tutor import FrozenTeacher
 
 log = logging.getLogger("policykd")
@@ -68,7 +68,7 @@ class FineTuning(Agent):
 
         def score_teacher(self) -> TeacherScore | None: ...  # noqa: D102
 
-        def _take(self, made: Made) -> None: ...
+        def _take(self, made: RecipeAndMemories) -> None: ...
 
     @property
     def fine_tuned_steps(self) -> int:
@@ -99,7 +99,7 @@ class FineTuning(Agent):
                 there, or no better than random actions; or another process writes into the run's folder; nothing has
                 changed.
         """
-        total_timesteps = check_whole("total_timesteps", total_timesteps, 0)
+        total_timesteps = check_int("total_timesteps", total_timesteps, 0)
         changed, by_teacher = config or {}, self.panel is not None and not isinstance(self.learner, PPO)
         values = changed.get("distill_value_coef", 0.0)
         require(not values, "distill_value_coef", values, "is not for fine_tune: its critics learn from rewards alone")
@@ -115,13 +115,15 @@ class FineTuning(Agent):
         check_precision(tuned, self.device)
         if callable(tuned.divergence):
             try_divergence(tuned.divergence, self.learner, self.n_learners, target_std=True)
-        with watched(self.folder, self.save, lambda: self.num_timesteps):  # what is refused is before anything changes
+        with save_on_failure(
+            self.folder, self.save, lambda: self.num_timesteps
+        ):  # what is refused is before anything changes
             callback = as_callback(callback)
             if tuned.anchor == "teacher" and not isinstance(self.learner, PPO):
                 self.tutor.check()
                 self.score_teacher()
         self._tune(tuned, Span(self.num_timesteps, total_timesteps), fresh=True)
-        self.run.begin_anew()
+        self.run.restart_schedules()
         if 0 < total_timesteps <= tuned.critic_steps:
             log.warning(
                 "fine_tune: students stay as they are, only critics learn in these %s steps (critic_steps=%s): give it "
@@ -136,7 +138,7 @@ class FineTuning(Agent):
     def warn_of_unchanged(self) -> None:
         """Name the students of whom nothing new is handed out, so that nobody takes them for fine-tuned ones."""
         recipe = self.recipe
-        trials = recipe.trials if isinstance(recipe, FineTuneOnReplay) and recipe.fitted else None
+        trials = recipe.trials if isinstance(recipe, FineTuneOnReplay) and recipe.critics_fitted else None
         if trials is None:
             return
         if stayed := np.flatnonzero(trials.replaced == 0).tolist():
@@ -160,13 +162,13 @@ class FineTuning(Agent):
                 learner = self._new_learner(config)
                 if fresh:
                     assert isinstance(learner, OffPolicyLearner)
-                    fine_tune_replay.take_over(learner, self.learner, config.fine_tune_std)
+                    fine_tune_replay.copy_students(learner, self.learner, config.fine_tune_std)
             made = self._students.tune(learner, config, span, known, fresh)
         except PolicyKDError:  # new networks were drawn, and there is no room for the replay
             snapshot.restore_streams(self.streams, drawn)
             raise
         if isinstance(before, RecurrentImitation | RecurrentRollouts) and isinstance(made.recipe, RecurrentRollouts):
-            made.recipe.follow(before.hidden.state)  # episodes go on
+            made.recipe.resume_episodes(before.hidden.state)  # episodes go on
         if config.anchor != "teacher":
             self.tutor.forget()
         self._take(made)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError, telling
+from policykd.core.errors import PolicyKDError, reraise
 from policykd.core.networks import PolicyOutput
 from policykd.distillation.divergences import Divergence
 from policykd.distillation.weights import EMPTY, Comparison, Weight
@@ -31,9 +31,9 @@ def try_divergence(divergence: Divergence, learner: Learner, learners: int, targ
     """
     shape = learners, learner.config.distill_batch_size, learner.action_size
     with torch.inference_mode(False):  # which turns gradients on, too, whatever the caller's mode
-        own = _answer(learner, _drawn(shape, 0, learner).requires_grad_(), learner.gaussian)
-        target = _answer(learner, _drawn(shape, 1, learner), target_std)
-        distances = _asked("divergence", lambda: divergence(own, target), shape[:2])
+        own = _answer(learner, _random(shape, 0, learner).requires_grad_(), learner.gaussian)
+        target = _answer(learner, _random(shape, 1, learner), target_std)
+        distances = _call_checked("divergence", lambda: divergence(own, target), shape[:2])
     if not distances.isfinite().all():
         raise PolicyKDError(f"divergence: returned numbers that are not finite for ordinary answers: {SEE}")
     if not distances.requires_grad:
@@ -53,26 +53,26 @@ def try_weight(
     if weight is None:
         return
     shape = learners, learner.config.distill_batch_size
-    values = _drawn((2 * getattr(learner, "critics", 1), *shape), 0, learner)
+    values = _random((2 * getattr(learner, "critics", 1), *shape), 0, learner)
     by_critics = values.transpose(0, 1)
     seen = Comparison(EMPTY, EMPTY, by_critics) if compares == "actions" else Comparison(values[0], values[1], EMPTY)
     with torch.no_grad():
-        _asked("weight", lambda: weight(seen, learner.config), shape)
+        _call_checked("weight", lambda: weight(seen, learner.config), shape)
 
 
 def _answer(learner: Learner, drawn: Tensor, std: bool) -> PolicyOutput:
     if learner.discrete:
-        return PolicyOutput.choosing(drawn)
+        return PolicyOutput.categorical(drawn)
     return PolicyOutput(drawn.tanh(), drawn, torch.ones_like(drawn)) if std else PolicyOutput(drawn.tanh())
 
 
-def _drawn(shape: tuple[int, ...], seed: int, learner: Learner) -> Tensor:
+def _random(shape: tuple[int, ...], seed: int, learner: Learner) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(learner.actor.device)
 
 
-def _asked(what: str, ask: Callable[[], Any], shape: tuple[int, ...]) -> Tensor:
+def _call_checked(what: str, ask: Callable[[], Any], shape: tuple[int, ...]) -> Tensor:
     """Call a user's function and check the shape of its result, leaving torch's random state as it was."""
-    with telling(f"{what}: raised ", f": {SEE}"), torch.random.fork_rng():
+    with reraise(f"{what}: raised ", f": {SEE}"), torch.random.fork_rng():
         answer = ask()
     if not isinstance(answer, Tensor) or answer.shape != shape:
         found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from policykd.core.checkpoint import understood
+from policykd.core.checkpoint import content_errors
 from policykd.export.policy import Computed, Policy
 from policykd.tasks.saved import read
 from policykd.tasks.spaces import AnyEnv
@@ -21,7 +21,7 @@ def load_agent(path: str | Path, env: AnyEnv | None = None, device: str = "auto"
     Raises:
         PolicyKDError: the file is missing, damaged or foreign; nothing of it is run.
     """
-    with understood(path):
+    with content_errors(path):
         path, loaded = read(path, env)
         kind = TeacherStudent if "teacher" in loaded["settings"] else DualStudent
         return kind.from_state(path, loaded, env, device, OwnParts())

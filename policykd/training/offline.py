@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from policykd.core.compute import check_learns
+from policykd.core.compute import check_autograd
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
 from policykd.core.interrupts import Interrupts
@@ -17,13 +17,13 @@ from policykd.core.networks import state_tensors
 from policykd.distillation.labels import Labels
 from policykd.memory.labelled import LabelledStates
 from policykd.memory.logged import LoggedStates
-from policykd.tasks.spaces import ActionScale, Choices, EnvFactory
+from policykd.tasks.spaces import ActionScale, DiscreteActions, EnvFactory
 from policykd.teachers.panel import Panel
-from policykd.teachers.task import TaskSpaces, look_at
+from policykd.teachers.task import TaskSpaces, inspect_task
 from policykd.training import compiling
 from policykd.training.agent import Agent
-from policykd.training.arguments import check_whole
-from policykd.training.faults import watched
+from policykd.training.arguments import check_int
+from policykd.training.faults import save_on_failure
 from policykd.training.progress_lines import make_bar
 from policykd.training.recipes.imitation import Imitation
 from policykd.training.recipes.recurrent_imitation import RecurrentImitation
@@ -63,7 +63,11 @@ def read(source: Any, task: TaskSpaces, most: int) -> LoggedStates:
 
 
 def answers(
-    states: LoggedStates, panel: Panel | None, scale: ActionScale | Choices, std: float | None, squashed: bool = False
+    states: LoggedStates,
+    panel: Panel | None,
+    scale: ActionScale | DiscreteActions,
+    std: float | None,
+    squashed: bool = False,
 ) -> Tensor:
     """Packed answers ``(n, W)`` at logged states.
 
@@ -81,13 +85,13 @@ def answers(
     if panel is not None:
         rows = torch.from_numpy(states.observations).unsqueeze(0)
         if panel.remembers:
-            return _along(panel, rows, states.starts())
+            return _episode_answers(panel, rows, states.starts())
         return torch.cat([panel.answer(part) for part in rows.split(CHUNK, dim=1)], dim=1).squeeze(0)
-    actions = torch.from_numpy(states.as_learners_hold(scale))
-    return Labels.of_actions(actions, isinstance(scale, Choices), STD if std is None else std, squashed).pack()
+    actions = torch.from_numpy(states.as_learner_actions(scale))
+    return Labels.of_actions(actions, isinstance(scale, DiscreteActions), STD if std is None else std, squashed).pack()
 
 
-def _along(panel: Panel, rows: Tensor, starts: np.ndarray) -> Tensor:
+def _episode_answers(panel: Panel, rows: Tensor, starts: np.ndarray) -> Tensor:
     """Packed answers ``(n, W)`` of teachers that remember, who follow all episodes of ``rows (1, n, O)`` together."""
     begins = np.flatnonzero(starts)
     lengths = np.diff(begins, append=len(starts))
@@ -134,25 +138,25 @@ class OfflineLearning(Agent):
                 ``dataset_size``; or the agent was loaded without its teacher, or should copy values without one; or
                 training diverged, a file could not be written, or another process writes into the run's folder.
         """
-        check_learns(self.learner.actor)
+        check_autograd(self.learner.actor)
         recipe = self.recipe
         if not isinstance(recipe, Imitation):
             raise PolicyKDError(
                 f"learn_from: {self.method_name} learns in environments: use dagger, bc, student_driven"
             )
-        gradient_steps = check_whole("gradient_steps", gradient_steps)
+        gradient_steps = check_int("gradient_steps", gradient_steps)
         if self.tutor.source:  # loaded without the teacher, whom logged actions must not stand for
             self.tutor.check()
         values = 0.0 if self.panel is not None else self.teaching.distill_value_coef
         require(values == 0, "distill_value_coef", values, "needs a teacher with a value: logged actions have none")
-        logged = read(states, look_at(self.full_factory), recipe.dataset.capacity)
+        logged = read(states, inspect_task(self.full_factory), recipe.dataset.capacity)
         squashed = self.learner_type.gaussian and self.learner_type.memory == "replay"
         given = answers(logged, self.panel, self.action_scale, self.teaching.teacher_std, squashed)
         self.warn_of_answers()
         starts = logged.starts() if self.remembers else np.ones(len(logged.observations), bool)
-        inputs = torch.from_numpy(self.view.along(logged.observations, starts))
+        inputs = torch.from_numpy(self.view.stack_history(logged.observations, starts))
         seen, given = (part.to(self.device).expand(self.n_learners, -1, -1) for part in (inputs, given))
-        with watched(self.folder, self.save, lambda: recipe.n_updates):
+        with save_on_failure(self.folder, self.save, lambda: recipe.n_updates):
             if self.folder is not None:
                 self.get_env()  # what cannot be gone on with ends here, before the work
             if isinstance(recipe, RecurrentImitation):
@@ -168,7 +172,7 @@ class OfflineLearning(Agent):
         held = getattr(self.memories.get("dataset"), "size", 0)
         if before is None or not held or getattr(self.recipe, "tutor", None) is not self.tutor:
             return
-        if (gap := self.answered_otherwise()) is None or gap > SAME:
+        if (gap := self.label_mismatch()) is None or gap > SAME:
             whose = f"answers of {before}" if before else "actions that were logged"
             log.warning(
                 "%s teaches from now on, and %s states of the data set keep %s: begin anew to learn from it alone",
@@ -176,7 +180,7 @@ class OfflineLearning(Agent):
             )
 
     @torch.no_grad()
-    def answered_otherwise(self, states: int = 256) -> float | None:
+    def label_mismatch(self, states: int = 256) -> float | None:
         """Share of states at which the teacher's action is not the one that the data set keeps; None where it is open.
 
         Args:
@@ -185,7 +189,7 @@ class OfflineLearning(Agent):
         dataset, panel = self.memories.get("dataset"), self.panel
         if panel is None or panel.remembers or not isinstance(dataset, LabelledStates) or self.tuning is not None:
             return None  # fine-tuned: the answers may be those of the students before
-        if not self.view.whole or self.view.history > 1 or not dataset.size:
+        if not self.view.is_full or self.view.history > 1 or not dataset.size:
             return None
         observations, kept = dataset.storage[:1, : min(states, dataset.size)].cpu().split(dataset.sections, dim=-1)
         given, before = (Labels.unpack(x, self.learner.discrete).policy for x in (panel.answer(observations), kept))
@@ -200,7 +204,7 @@ class OfflineLearning(Agent):
                 bar.set_postfix_str(f"loss {info['distill/loss'].mean():.3g}", refresh=False)
                 bar.update(updates)
 
-            if self.compile in ("auto", "later") and compiling.pays(gradient_steps, self.device):
+            if self.compile in ("auto", "later") and compiling.is_worth_compiling(gradient_steps, self.device):
                 self.compile = True
             self._compile()
             recipe.fit(gradient_steps, self.config.log_freq, log)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from policykd.core.errors import PolicyKDError, counted
-from policykd.core.fields import as_whole, require
+from policykd.core.errors import PolicyKDError, plural
+from policykd.core.fields import as_int, require
 from policykd.core.registry import find
 from policykd.distillation.divergences import divergence_of
 from policykd.distillation.methods import PeerMethod
@@ -24,7 +24,7 @@ log = logging.getLogger("policykd")
 def check_peers(method: PeerMethod, peers: int) -> int:
     """The number of learners per group, where the method can work with so many."""
     least = 2 if method.source is not None else 1
-    number = as_whole(peers)
+    number = as_int(peers)
     if number is None or number < least:
         broken = ", which is no whole number" if number is None else ""
         raise PolicyKDError(f"peers: {method.name} needs at least {least} learners per group, got {peers!r}{broken}")
@@ -90,7 +90,7 @@ def _check_vary(method: PeerMethod, config: OffPolicyConfig, peers: int) -> None
     for setting, values in config.vary.items():
         if len(values) != peers:
             raise PolicyKDError(
-                f"vary: {setting} has {counted(len(values), 'value')} for {counted(peers, 'peer')}: give one each"
+                f"vary: {setting} has {plural(len(values), 'value')} for {plural(peers, 'peer')}: give one each"
             )
     if "gamma" in config.vary:
         _check_discounts(method)

@@ -52,12 +52,12 @@ class Progress:
         start, end = self.span
         return min(1.0, (self.num_timesteps - start) / max(1, end - start))  # the last step may go beyond the end
 
-    def aim(self, end: int) -> None:
+    def set_end(self, end: int) -> None:
         """Go on until ``end``; a call that was interrupted keeps the beginning of its schedules."""
         if self.span[1] != end:
             self.span = (self.num_timesteps, end)
 
-    def begin_anew(self) -> None:
+    def restart_schedules(self) -> None:
         """Let schedules begin here, and judge by later episodes alone: those so far were of others, or of a teacher."""
         self.span = (self.num_timesteps, self.num_timesteps)
         for episodes in self.episodes:

@@ -17,8 +17,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from policykd.core.errors import telling
-from policykd.core.files import STEPS, csv_text, naming, write_text
+from policykd.core.errors import reraise
+from policykd.core.files import STEPS, add_filename, csv_text, write_text
 
 _number = itertools.count()
 """Keeps apart event files of one process."""
@@ -97,7 +97,7 @@ def _read(path: Path, lines: int | None = None) -> tuple[list[str], list[list[st
 
 
 def _readable(path: Path) -> AbstractContextManager[None]:
-    return telling(f"run folder: {path} cannot be read (", "): restore it, or move it away and begin a new one")
+    return reraise(f"run folder: {path} cannot be read (", "): restore it, or move it away and begin a new one")
 
 
 def _write(path: Path, header: list[str], rows: list[list[str]]) -> None:
@@ -166,7 +166,7 @@ class _EventFile(FileWriter):
 
 
 def _append(path: Path, content: bytes) -> None:
-    with naming(path), open(path, "ab", buffering=0) as file:
+    with add_filename(path), open(path, "ab", buffering=0) as file:
         end, left = file.tell(), memoryview(content)
         try:
             while left:

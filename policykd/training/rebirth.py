@@ -14,7 +14,7 @@ import torch
 
 from policykd.core.fields import change
 from policykd.core.networks import Adam, adams_of, state_tensors
-from policykd.core.seeding import undrawn
+from policykd.core.seeding import preserve_generators
 from policykd.distillation.critic_step import CriticStep
 from policykd.distillation.methods import PEER_METHODS
 from policykd.distillation.peer_step import PeerStep
@@ -114,7 +114,7 @@ class Rebirth:
             torch.from_numpy(np.argsort(peer_of)).to(device),
             torch.from_numpy(np.isin(index, reborn).astype(np.float32)).to(device),
         )
-        with undrawn(self.sampling, ~np.isin(index // peers, reborn // peers)):  # of groups in which nobody begins anew
+        with preserve_generators(self.sampling, ~np.isin(index // peers, reborn // peers)):  # of the other groups
             for done in range(config.rebirth_gradient_steps):
                 batch = self.replay.sample(config.batch_size, self.sampling, "pooled")
                 rate = torch.tensor(LEARNING_RATE * (1 - done / config.rebirth_gradient_steps), device=device)

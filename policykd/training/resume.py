@@ -12,9 +12,9 @@ from typing import Any
 
 from policykd.core.errors import PolicyKDError
 from policykd.core.files import CHECKPOINT, OPTIONS, remove_unfinished, write_text
-from policykd.core.lock import LOCK, alone
+from policykd.core.lock import LOCK, locked
 from policykd.core.parsing import parse_json, read_text
-from policykd.training.run_folder import CONFIG, check_free, holds_nothing
+from policykd.training.run_folder import CONFIG, check_free, is_empty_folder
 from policykd.training.snapshot import check_same
 
 
@@ -50,7 +50,7 @@ def resuming(path: Path | None, asked: dict[str, Any]) -> Iterator[Path | None]:
         return
     if not path.is_dir():
         raise PolicyKDError(f"resume: {path} is no folder of a run")
-    with alone(path):
+    with locked(path):
         if (path / CHECKPOINT).exists():
             if not (path / CONFIG).is_file():  # without it the file is not taken for that of a run
                 raise PolicyKDError(
@@ -68,7 +68,7 @@ def clear(path: Path, asked: dict[str, Any]) -> None:
     Raises:
         PolicyKDError: the folder holds something else, or a run that was made with other settings.
     """
-    if holds_nothing(path):
+    if is_empty_folder(path):
         return
     try:
         saved = parse_json(read_text(path / CONFIG))
@@ -104,7 +104,7 @@ def command_folder(run_dir: Path | None, resume: bool, default: Path) -> Path:
     return folder
 
 
-def keep_options(folder: Path, command: str, options: Any, *free: str) -> None:
+def save_options(folder: Path, command: str, options: Any, *free: str) -> None:
     """Write what a command was asked for into a new folder, or see that the same was asked for before.
 
     What processes left there that were killed while they wrote is removed.
@@ -120,7 +120,7 @@ def keep_options(folder: Path, command: str, options: Any, *free: str) -> None:
     """
     asked = {**dataclasses.asdict(options), **dict.fromkeys(("run_dir", "resume", *free))}
     text = json.dumps(asked, indent=2, default=str) + "\n"
-    if holds_nothing(folder):
+    if is_empty_folder(folder):
         write_text(folder / OPTIONS, text)
     else:
         try:

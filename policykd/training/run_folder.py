@@ -27,16 +27,16 @@ from policykd.core.errors import PolicyKDError
 from policykd.core.files import (
     CHECKPOINT,
     as_path,
+    blocking_file,
     check_unicode,
-    file_above,
     is_unfinished,
     remove_unfinished,
     versions,
     write_bytes,
     write_text,
 )
-from policykd.core.lock import LOCK, alone
-from policykd.core.normaliser import pickled_to_play
+from policykd.core.lock import LOCK, locked
+from policykd.core.normaliser import pickle_for_inference
 from policykd.training import progress_csv
 from policykd.training.progress_csv import open_logger
 
@@ -110,7 +110,7 @@ class RunFolder:
         Raises:
             PolicyKDError: it does go on, in another process.
         """
-        with alone(self.path):
+        with locked(self.path):
             self._rewind(sizes, num_timesteps)
 
     def _rewind(self, sizes: dict[str, int], num_timesteps: int) -> None:
@@ -149,7 +149,7 @@ class RunFolder:
             write_text(folder / self.task / name, text)
         normalizer = model.get_vec_normalize_env()
         if normalizer is not None:  # SB3 reads a pickle; policykd never does
-            write_bytes(folder / self.task / "vecnormalize.pkl", pickled_to_play(normalizer))
+            write_bytes(folder / self.task / "vecnormalize.pkl", pickle_for_inference(normalizer))
 
     def _make_folders(self) -> None:
         for folder in self.learner_folders:
@@ -166,7 +166,7 @@ class RunFolder:
         return [file for folder in folders for name in ("*tfevents*", "*monitor.csv") for file in folder.glob(name)]
 
 
-def to_go_on(load: str = "load()") -> str:
+def resume_advice(load: str = "load()") -> str:
     """How to go on with a run, for who began it in Python or a script, and on the command line."""
     return f"{load} in Python, or --resume of the command policykd"
 
@@ -178,14 +178,14 @@ def check_free(path: Path) -> None:
         PolicyKDError: names the folder.
     """
     check_unicode(path)
-    if path.exists() and not (path.is_dir() and holds_nothing(path)):
+    if path.exists() and not (path.is_dir() and is_empty_folder(path)):
         raise PolicyKDError(
-            f"run folder: {path} exists and is not empty: choose another one, or go on with {to_go_on()}"
+            f"run folder: {path} exists and is not empty: choose another one, or go on with {resume_advice()}"
         )
-    if (file := file_above(path)) is not None:
+    if (file := blocking_file(path)) is not None:
         raise PolicyKDError(f"run folder: {path} cannot be made: {file} is a file")
 
 
-def holds_nothing(path: Path) -> bool:
+def is_empty_folder(path: Path) -> bool:
     """Whether a folder holds no file, or only what a process left that was killed while it wrote its first."""
     return not any(file.is_file() and file.name != LOCK and not is_unfinished(file) for file in path.rglob("*"))

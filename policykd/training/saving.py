@@ -24,7 +24,7 @@ from policykd.training import snapshot
 from policykd.training.acting import Acting
 from policykd.training.arguments import Compile
 from policykd.training.run_folder import CONFIG, RunFolder
-from policykd.training.sb3_surface import explains_arguments
+from policykd.training.sb3_interface import explains_arguments
 
 log = logging.getLogger("policykd")
 S = TypeVar("S", bound="Saving")

@@ -11,7 +11,7 @@ import numpy as np
 
 from policykd.core import registry
 from policykd.core.arrays import Array
-from policykd.core.checkpoint import understood
+from policykd.core.checkpoint import content_errors
 from policykd.core.errors import PolicyKDError, differences
 from policykd.core.registry import OWN
 from policykd.core.seeding import generator_state, set_generator_state
@@ -90,7 +90,7 @@ def restore_envs(
         return first, True
     if isinstance(envs, BatchedEnvs):
         return envs.restore(saved, observations), False
-    with understood(f"the state of {env_id}"):
+    with content_errors(f"the state of {env_id}"):
         for env, state in zip(envs.envs, saved, strict=True):
             set_env_state(env, state)
         envs.observations[:] = np.array(observations, np.float32)

@@ -32,7 +32,7 @@ from policykd.training.recipes.taught_rollouts import TaughtOnRollouts
 from policykd.training.tutor import FrozenTeacher
 
 
-class Made(NamedTuple):
+class RecipeAndMemories(NamedTuple):
     """A recipe and the memories it fills; those that the method does not use are None."""
 
     recipe: Recipe
@@ -71,7 +71,7 @@ class Students:
 
     def learn(
         self, learner: Learner, method: TeacherMethod, config: TeachingConfig, divergence: Divergence | None
-    ) -> Made:
+    ) -> RecipeAndMemories:
         """By a method: a rollout with answers; a data set of answered states; or that beside a replay."""
         streams = self.collector, self.exploration, self.sampling
         network = getattr(learner, "actor_network", None)
@@ -80,21 +80,27 @@ class Students:
             rollout = self.rollout(learner, config)
             on_rollouts = RecurrentRollouts if isinstance(network, GRU) else TaughtOnRollouts
             recipe = on_rollouts(learner, method, config, rollout, self.tutor, divergence, *streams)
-            return Made(recipe, rollout=rollout)
+            return RecipeAndMemories(recipe, rollout=rollout)
         assert divergence is not None
         student = cast(Any, learner)
         if isinstance(network, GRU):
             steps = self.sequences(learner, config, network)
-            return Made(RecurrentImitation(student, method, config, steps, self.tutor, divergence, *streams), steps)
+            return RecipeAndMemories(
+                RecurrentImitation(student, method, config, steps, self.tutor, divergence, *streams), steps
+            )
         dataset = self.dataset(learner, config)
         if method.coupling == "alone":
-            return Made(Imitation(student, method, config, dataset, self.tutor, divergence, *streams), dataset)
+            return RecipeAndMemories(
+                Imitation(student, method, config, dataset, self.tutor, divergence, *streams), dataset
+            )
         assert isinstance(learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
         replay = self.replay(config)
         taught = TaughtOnReplay(learner, method, config, replay, dataset, self.tutor, divergence, *streams)
-        return Made(taught, dataset, replay=replay)
+        return RecipeAndMemories(taught, dataset, replay=replay)
 
-    def tune(self, learner: Learner, config: Config, span: Span, known: LabelledStates | None, fresh: bool) -> Made:
+    def tune(
+        self, learner: Learner, config: Config, span: Span, known: LabelledStates | None, fresh: bool
+    ) -> RecipeAndMemories:
         """By RL, held by what the students were, or off policy by the teacher.
 
         Args:
@@ -112,12 +118,14 @@ class Students:
             assert isinstance(config, TaughtPPOConfig)
             rollout = self.rollout(learner, config)
             fine_tune = RecurrentFineTune if isinstance(learner.actor_network, GRU) else FineTune
-            return Made(fine_tune(learner, config, rollout, *streams, fresh), rollout=rollout)
+            return RecipeAndMemories(fine_tune(learner, config, rollout, *streams, fresh), rollout=rollout)
         assert isinstance(learner, OffPolicyLearner) and isinstance(config, OffPolicyConfig)
         by_teacher = config.anchor == "teacher"
         dataset = known if by_teacher and known is not None else self.dataset(learner, config)
         tutor, replay = self.tutor if by_teacher else Anchor(learner, self.collector), self.replay(config)
-        return Made(FineTuneOnReplay(learner, config, replay, dataset, tutor, *streams), dataset, replay=replay)
+        return RecipeAndMemories(
+            FineTuneOnReplay(learner, config, replay, dataset, tutor, *streams), dataset, replay=replay
+        )
 
     def rollout(self, learner: PPO, config: TaughtPPOConfig) -> Rollout:
         """Steps with room for the teacher's answers, and for the state of students that have one."""

@@ -43,7 +43,7 @@ def choose_divergence(
     if not isinstance(asked, str):
         return asked
     if discrete:
-        return _of_choices(asked, both, auto)
+        return _choose_categorical(asked, both, auto)
     name = asked if both or not auto else "action_mse"
     free = name in ("mse", "action_mse", "action_huber") or (gaussian and name in ("nll", "gaussian_nll"))
     if name in ChainMap(TEACHER_DIVERGENCES, DIVERGENCES) and not (both or free):
@@ -60,7 +60,7 @@ def choose_divergence(
     return name
 
 
-def _of_choices(name: str, both: bool, auto: bool) -> str:
+def _choose_categorical(name: str, both: bool, auto: bool) -> str:
     """The divergence of choices; ``both``: the teacher says how likely each action is."""
     if auto:
         name = "nll" if not both else "kl_forward" if name == "action_mse" else name

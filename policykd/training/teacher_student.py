@@ -19,11 +19,11 @@ from policykd.learners import LEARNERS, PPO, Learner, OffPolicyLearner, presets
 from policykd.learners.config import Config
 from policykd.memory import LabelledStates
 from policykd.tasks.saved import read
-from policykd.tasks.spaces import AnyEnv, Choices
+from policykd.tasks.spaces import AnyEnv, DiscreteActions
 from policykd.tasks.views import space_of, views_of
 from policykd.teachers import TeacherScore
+from policykd.teachers.observation_map import ObservationMap
 from policykd.teachers.panel import Panel, TaskOf, as_teachers
-from policykd.teachers.sight import ObservationMap
 from policykd.training.arguments import check_compile, check_seeds, check_threads
 from policykd.training.fine_tuning import FineTuning
 from policykd.training.function_checks import try_divergence, try_weight
@@ -32,8 +32,8 @@ from policykd.training.offline import OfflineLearning
 from policykd.training.recipes import fine_tune
 from policykd.training.recipes.fine_tune import Span
 from policykd.training.saving import OwnParts
-from policykd.training.sb3_surface import explains_arguments
-from policykd.training.students import Made, Students
+from policykd.training.sb3_interface import explains_arguments
+from policykd.training.students import RecipeAndMemories, Students
 from policykd.training.teacher_checks import check_method, choose_divergence
 from policykd.training.tutor import FrozenTeacher
 
@@ -99,7 +99,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         if teacher is not None:
             teachers = as_teachers(teacher, self.full_factory, self.env_id, observation_map)
             panel = Panel(teachers, self.teaching, learner_type is not PPO and learner_type.gaussian, task_of)
-        check_method(self.method, self.teaching, learner_type, panel, isinstance(self.action_scale, Choices))
+        check_method(self.method, self.teaching, learner_type, panel, isinstance(self.action_scale, DiscreteActions))
         self._build(learner_type)
         self._make_recipe(panel)
         self.write_into(run_dir)
@@ -158,7 +158,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         streams = self.streams["exploration"], self.streams["replay"]
         return Students(self.sizes, self.device, self.tutor, self.collector, *streams, self.buffer_folder)
 
-    def _take(self, made: Made) -> None:
+    def _take(self, made: RecipeAndMemories) -> None:
         """Switch to this recipe and its memories."""
         self.recipe, self.memories = made.recipe, made.memories
         if isinstance(made.dataset, LabelledStates):
@@ -241,7 +241,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
             PolicyKDError: the file is missing, damaged or foreign, or a custom part is missing. No code in it is run.
         """
         own = OwnParts(method, backbone, config)
-        with checkpoint.understood(path):
+        with checkpoint.content_errors(path):
             return cls.from_state(*read(path, env), env, device, own, teacher, task_of)
 
     @classmethod
@@ -282,7 +282,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         chosen = teaching.student_observations, teaching.teacher_observations
         view, taught = views_of(make, *chosen, teaching.observation_groups or {}, teaching.history)
         self.view = view
-        if not view.whole or view.history > 1:
+        if not view.is_full or view.history > 1:
             self.factory = lambda: view.wrap(make())
             self.observation_space = space_of(self.factory)
         return taught.map

@@ -148,7 +148,7 @@ def loader(data: Any, batch_size: int, seed: int | None, what: str, processes: i
     if not len(rows):
         raise PolicyKDError(f"data: the {what} data are empty")
     order = SequentialSampler(range(len(rows))) if seed is None else Shuffled(len(rows), seed)
-    return DataLoader(rows, batch_sampler=Batches(order, batch_size, processes), collate_fn=as_it_is)
+    return DataLoader(rows, batch_sampler=Batches(order, batch_size, processes), collate_fn=identity)
 
 
 def read(batch: Any) -> Batch:
@@ -182,14 +182,14 @@ def checked_labels(labels: Any, logits: Tensor) -> Tensor:
     Raises:
         PolicyKDError: they are not whole numbers in [0, C), one per example.
     """
-    return whole_labels(labels, *logits.shape).to(logits.device)
+    return check_all_labels(labels, *logits.shape).to(logits.device)
 
 
-def whole_labels(labels: Any, examples: int, classes: int) -> Tensor:
+def check_all_labels(labels: Any, examples: int, classes: int) -> Tensor:
     """As ``checked_labels``, given the numbers of examples and classes."""
     if labels is None:
         return torch.full((examples,), UNLABELLED)
-    _refuse_words(labels)
+    _refuse_strings(labels)
     try:
         labels = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -258,7 +258,7 @@ def _arrays(source: Any) -> tuple[Tensor, ...]:
     several = isinstance(source, tuple | list) and source and not _are_numbers(source)
     members = tuple(source) if several else (source,)
     for member in members[1:]:
-        _refuse_words(member)
+        _refuse_strings(member)
     try:
         tensors = tuple(_tensor(member) for member in members)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -285,7 +285,7 @@ def _tensor(member: Any) -> Tensor:
     return torch.as_tensor(array)
 
 
-def _refuse_words(labels: Any) -> None:
+def _refuse_strings(labels: Any) -> None:
     first = None if isinstance(labels, Tensor) else next(iter(np.asarray(labels).ravel()[:1]), None)
     if isinstance(first, str | bytes):
         raise PolicyKDError(
@@ -294,6 +294,6 @@ def _refuse_words(labels: Any) -> None:
         )
 
 
-def as_it_is(batch: Any) -> Any:
+def identity(batch: Any) -> Any:
     """A collate function for data that are batches already."""
     return batch

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, TensorDataset, default_collate
 
-from policykd.classification.data.batches import Adaptor, Batches, Inputs, Rows, split_batch, whole_labels
-from policykd.core.errors import PolicyKDError, telling
+from policykd.classification.data.batches import Adaptor, Batches, Inputs, Rows, check_all_labels, split_batch
+from policykd.core.errors import PolicyKDError, reraise
 from policykd.distillation.categorical import UNLABELLED
 
 MOST = 2**18
@@ -24,7 +24,7 @@ def split(adaptor: Adaptor, content: Any) -> tuple[Inputs, Any]:
     Raises:
         PolicyKDError: the adaptor fails, or does not return a pair.
     """
-    with telling(
+    with reraise(
         f"adaptor: must give (inputs, labels) of each batch that it is asked about, here a {_describe(content)}: "
     ):
         inputs, labels = adaptor(content)
@@ -61,10 +61,10 @@ def check_batches(
     """
     arrays = _in_memory(batches) if adaptor is split_batch else None
     if arrays is None:
-        whole_labels(labels, *logits.shape)
+        check_all_labels(labels, *logits.shape)
     else:
         labels = split_batch(arrays)[1]
-        known = whole_labels(labels, len(arrays[0]), logits.shape[1])
+        known = check_all_labels(labels, len(arrays[0]), logits.shape[1])
         present = known[known != UNLABELLED].unique()
         if labels is not None and not len(present) and needs_labels:
             raise PolicyKDError(
@@ -90,7 +90,7 @@ def _in_memory(batches: DataLoader) -> tuple[Tensor, ...] | None:
     return rows.tensors if isinstance(rows, TensorDataset) and plain and batches.collate_fn is default_collate else None
 
 
-def outline(batches: DataLoader) -> dict[str, Any]:
+def data_fingerprint(batches: DataLoader) -> dict[str, Any]:
     """What identifies the data of a resumed run: the number of rows and, for arrays, shapes and a weighted sum.
 
     Data read one by one, which may be augmented on reading, are identified by their length, if that is known.

@@ -20,7 +20,7 @@ import numpy as np
 from policykd.core.archives import RATIO, SPARE, read_npz
 from policykd.core.arrays import mean_and_scale
 from policykd.core.errors import PolicyKDError, nearest, one_line
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 
 DATA_VARIABLE = "POLICYKD_DATA"
 """Environment variable that names the folder of data files."""
@@ -184,7 +184,7 @@ def _read(name: str, folder: str | Path | None) -> Parts:
 
 def _digits() -> tuple[Arrays, Arrays]:
     """scikit-learn's 1,797 digits of 8x8 pixels; every fifth is for testing."""
-    inputs, labels = needs("sklearn.datasets").load_digits(return_X_y=True)
+    inputs, labels = import_extra("sklearn.datasets").load_digits(return_X_y=True)
     inputs, test = inputs.reshape(-1, 1, 8, 8), np.arange(len(labels)) % 5 == 0
     return Arrays(inputs[~test], labels[~test]), Arrays(inputs[test], labels[test])
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from policykd.classification.data.batches import Rows, as_it_is
+from policykd.classification.data.batches import Rows, identity
 from policykd.classification.data.sets import check_tested
 from policykd.core.errors import PolicyKDError, one_line
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 from policykd.core.fields import require
 
 PAIRS = (("sentence1", "sentence2"), ("question", "sentence"), ("question1", "question2"), ("premise", "hypothesis"))
@@ -74,7 +74,7 @@ def read_texts(folder: str | Path, order: Sequence[str] | None = None) -> tuple[
     """
     folder = Path(folder)
     if (folder / "dataset_dict.json").is_file():
-        datasets = needs("datasets", "transformers")
+        datasets = import_extra("datasets", "transformers")
         try:
             saved = datasets.load_from_disk(str(folder))
         except Exception as error:  # a damaged file may raise anything
@@ -219,7 +219,7 @@ def bucketed(tokens: Tokens, batch_size: int, seed: int, processes: int = 1) -> 
         processes: number of processes that share each batch.
     """
     batches = LengthBatches(len(tokens.labels), batch_size, seed, processes)
-    return DataLoader(Rows(tuple(tokens)), batch_sampler=batches, collate_fn=as_it_is)
+    return DataLoader(Rows(tuple(tokens)), batch_sampler=batches, collate_fn=identity)
 
 
 class LengthBatches(Sampler[list[int]]):
@@ -252,7 +252,7 @@ class LengthBatches(Sampler[list[int]]):
 
 def class_metrics(predictions: Sequence[int], labels: Sequence[int]) -> dict[str, float]:
     """GLUE's metrics: accuracy, F1 of class 1 (two classes only) and Matthews correlation."""
-    measures = needs("sklearn.metrics")
+    measures = import_extra("sklearn.metrics")
     result = {
         "accuracy": measures.accuracy_score(labels, predictions),
         "matthews": measures.matthews_corrcoef(labels, predictions),

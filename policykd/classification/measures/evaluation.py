@@ -11,7 +11,7 @@ from torch import Tensor
 from policykd.classification.data.batches import Adaptor, Inputs, Rows, checked_labels, loader, read
 from policykd.classification.data.checks import split
 from policykd.classification.measures.metrics import metrics
-from policykd.classification.outputs import call, check_classes, evaluating, first_look
+from policykd.classification.outputs import call, check_classes, evaluating, try_call
 from policykd.classification.processes import autocast, on_device, shared
 from policykd.classification.state import Training
 from policykd.core.errors import PolicyKDError
@@ -83,13 +83,13 @@ class Evaluation:
                 inputs, labels = split(training.adaptor, read(batch).content)
                 with (
                     autocast(training.device, training.config.mixed_precision),
-                    first_look(f"{self.what} data", training.student, inputs),
+                    try_call(f"{self.what} data", training.student, inputs),
                 ):
                     logits = call(training.student, inputs).float()
                     own = logits if teacher is None else training.teacher_logits(inputs)
                 check_classes(logits, own)
                 known = checked_labels(labels, logits)
-                parts.append(self._of_all((logits, own, known)))
+                parts.append(self._gathered((logits, own, known)))
         if not parts:
             raise PolicyKDError(f"data: the {self.what} data are empty")
         logits, own, known = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -98,7 +98,7 @@ class Evaluation:
             self.teacher_logits = taught
         return logits, taught, known
 
-    def _of_all(self, answers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _gathered(self, answers: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Gather a batch's outputs from all processes, without the padding of the last batch.
 
         A single process pads nothing; there accelerate would truncate the last batch by the length of the data set,

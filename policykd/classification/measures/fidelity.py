@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from policykd.classification.data.batches import Adaptor, checked_labels, split_batch
 from policykd.classification.measures.evaluation import examples
 from policykd.classification.measures.metrics import metrics
-from policykd.classification.outputs import FeatureReader, call, evaluating, first_look
+from policykd.classification.outputs import FeatureReader, call, evaluating, try_call
 from policykd.classification.teacher import Teachers, as_log_probabilities, as_teacher, sum_to_one
 from policykd.core.errors import PolicyKDError
 from policykd.distillation.categorical import UNLABELLED
@@ -76,7 +76,7 @@ def answers(
     collected: list[tuple[Tensor, ...]] = []
     with evaluating(network), FeatureReader(network, features, whose) as reader:
         for inputs, labels, _ in examples(data, adaptor, device, "fidelity"):
-            with first_look("fidelity data", network, inputs):
+            with try_call("fidelity data", network, inputs):
                 logits = call(network, inputs).float()
             collected.append((logits, checked_labels(labels, logits), *reader.take()))
     logits, labels, *kept = (torch.cat(column).cpu() for column in zip(*collected, strict=True))

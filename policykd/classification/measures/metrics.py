@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from policykd.classification.outputs import check_numbers
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 from policykd.distillation.categorical import UNLABELLED, categorical_kl, hard_loss
 
 ECE_BINS = 10
@@ -33,7 +33,7 @@ def metrics(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
     check_numbers(logits, "student")
     if teacher_logits is not None:
         check_numbers(teacher_logits, "teacher")
-    functional = needs("torchmetrics.functional.classification")
+    functional = import_extra("torchmetrics.functional.classification")
     result = {}
     known = labels != UNLABELLED
     classes = logits.shape[1]

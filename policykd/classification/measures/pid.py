@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.extras import needs
+from policykd.core.extras import import_extra
 
 TOLERANCE = 1e-5
 """Largest accepted error of an optimum, in bits."""
@@ -92,7 +92,7 @@ def least_informative(joint: np.ndarray) -> tuple[np.ndarray, float]:
         Q, and the duality gap of H_Q(Y | T, S) in bits. Its upper bound is the sum of P(y,t) m(y,t) and
         P(y,s) n(y,s), for any m and n with sum_y exp(-m(y,t) - n(y,s)) <= 1 for all t and s.
     """
-    cp, sparse = needs("cvxpy", "pid"), needs("scipy.sparse", "pid")
+    cp, sparse = import_extra("cvxpy", "pid"), import_extra("scipy.sparse", "pid")
     label_teacher, label_student = joint.sum(2), joint.sum(1)
     # Q must be 0 where a pair has probability 0, so such cells are not variables.
     y, t, s = np.nonzero((label_teacher[:, :, None] > 0) & (label_student[:, None, :] > 0))
@@ -137,7 +137,7 @@ def discretise(features: np.ndarray, *, clusters: int = 10, components: int = 10
         PolicyKDError: there are fewer examples than clusters, or features are not finite.
     """
     cluster, decomposition, preprocessing = (
-        needs(f"sklearn.{part}", "pid") for part in ("cluster", "decomposition", "preprocessing")
+        import_extra(f"sklearn.{part}", "pid") for part in ("cluster", "decomposition", "preprocessing")
     )
     rows = np.asarray(features, np.float64).reshape(len(features), -1)
     if len(rows) < clusters or clusters < 1 or components < 1:

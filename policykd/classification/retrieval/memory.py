@@ -12,7 +12,7 @@ from policykd.classification.data.batches import Adaptor, checked_labels, split_
 from policykd.classification.distiller import Distiller
 from policykd.classification.measures.evaluation import examples
 from policykd.classification.measures.metrics import metrics
-from policykd.classification.outputs import FeatureReader, evaluating, first_look
+from policykd.classification.outputs import FeatureReader, evaluating, try_call
 from policykd.classification.retrieval.student import Lookup, Retrieval
 from policykd.classification.state import fingerprint
 from policykd.core.errors import PolicyKDError
@@ -41,7 +41,7 @@ def build_memory(distiller: Distiller, data: Any, **options: Any) -> KnowledgeBa
     keys, values, order = [], [], []
     with evaluating(teacher, method), FeatureReader(teacher, paths, "teacher") as reader:
         for inputs, _, rows in examples(data, distiller.adaptor, distiller.device, "knowledge base's"):
-            with first_look("knowledge base's data", teacher, inputs):
+            with try_call("knowledge base's data", teacher, inputs):
                 logits = distiller.teacher_logits(inputs)
             keys.append(method.keys(Outputs(logits, tuple(f.float() for f in reader.take()))).cpu())
             values.append(logits.softmax(1).cpu())
@@ -101,7 +101,7 @@ def choose(
     device, answers = next(retrieval.student.parameters()).device, []
     with evaluating(retrieval.student):
         for inputs, labels, _ in examples(validation, adaptor, device, "validation"):
-            with first_look("validation data", retrieval.student, inputs):
+            with try_call("validation data", retrieval.student, inputs):
                 logits, queries = retrieval.own_answer(inputs)
             answers.append((logits, queries, checked_labels(labels, logits)))
     logits, queries, labels = (torch.cat(column) for column in zip(*answers, strict=True))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from policykd.classification.data.batches import Adaptor, Inputs, checked_labels, split_batch
 from policykd.classification.measures.evaluation import examples
 from policykd.classification.measures.metrics import metrics
-from policykd.classification.outputs import FeatureReader, call, evaluating, first_look
+from policykd.classification.outputs import FeatureReader, call, evaluating, try_call
 from policykd.classification.teacher import as_log_probabilities
 from policykd.core.errors import PolicyKDError
 from policykd.core.fields import require
@@ -100,7 +100,7 @@ class Retrieval(nn.Module):
             for inputs, labels, rows in examples(data, adaptor, device, "evaluation"):
                 if own_rows and rows is None:
                     raise PolicyKDError("data: own_rows needs arrays or a data set, whose order is known")
-                with first_look("evaluation data", self.student, inputs):
+                with try_call("evaluation data", self.student, inputs):
                     logits = self.answer(inputs, rows if own_rows else None)
                 parts.append((logits, checked_labels(labels, logits)))
         logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))

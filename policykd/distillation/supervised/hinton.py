@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from policykd.core.errors import PolicyKDError, telling
-from policykd.core.fields import number_at
+from policykd.core.errors import PolicyKDError, reraise
+from policykd.core.fields import value_at
 from policykd.core.registry import find
 from policykd.distillation import weights
 from policykd.distillation.categorical import UNLABELLED, hard_loss
@@ -93,17 +93,17 @@ class Hinton(Method):
     def _try(self, student: Outputs, teacher: Outputs) -> None:
         """Try the divergence and the weight, which may be a user's, before anything is trained."""
         asked = "must give (B,) for two answers with .logits (B, C), the student's and the teacher's"
-        with telling(f"divergence: {asked}: "):
+        with reraise(f"divergence: {asked}: "):
             distance(student, teacher, self.divergence, self.config.temperature)
         values = student.logits.new_zeros(1, len(student.logits))
-        with telling("example_weight: must give (1, B) for log-likelihoods (1, B) of the teacher and the student: "):
+        with reraise("example_weight: must give (1, B) for log-likelihoods (1, B) of the teacher and the student: "):
             distance(student, teacher, weight=self.weight(values, values).squeeze(0))
 
     def _alpha(self, progress: float) -> float:
         """Weight of the teacher's loss at a progress between 0 and 1."""
         if self.config.alpha == 1:
             return 1.0
-        share = number_at("alpha_schedule", self.schedule, progress)
+        share = value_at("alpha_schedule", self.schedule, progress)
         alpha = self.config.alpha * share
         if alpha > 1:
             raise PolicyKDError(

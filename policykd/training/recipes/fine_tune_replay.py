@@ -20,7 +20,7 @@ from torch import Tensor
 
 from policykd.core.arrays import Array
 from policykd.distillation.divergences import divergence_of
-from policykd.distillation.schedules import hold
+from policykd.distillation.schedules import dual_ascent
 from policykd.distillation.teaching_config import TeachingConfig
 from policykd.learners import DDPG, SAC, OffPolicyLearner
 from policykd.learners.config import Config, DDPGConfig, OffPolicyConfig, SACConfig
@@ -52,7 +52,7 @@ def settings(config: Config, asked: Mapping[str, Any], by_teacher: bool, begins:
     return chosen
 
 
-def take_over(learner: OffPolicyLearner, students: OffPolicyLearner, std: float) -> None:
+def copy_students(learner: OffPolicyLearner, students: OffPolicyLearner, std: float) -> None:
     """Give new learners the policies of distilled students, and their critics where these are of the same shape.
 
     Args:
@@ -71,7 +71,7 @@ def take_over(learner: OffPolicyLearner, students: OffPolicyLearner, std: float)
 
 
 STRONGEST = 5.0
-"""Initial log weight of the anchor, also its bound (``schedules.hold``)."""
+"""Initial log weight of the anchor, also its bound (``schedules.dual_ascent``)."""
 SHORTEST = 0.01
 """Initial length of the leash, as a fraction of its final length."""
 
@@ -139,18 +139,18 @@ class FineTuneOnReplay(TaughtOnReplay):
         """One environment step of every student, by which the policies on trial may be judged."""
         step = super().collect()
         if self.trials is not None and step.dones.any():
-            self.trials.stepped(step.ended_returns, self.fitted)
+            self.trials.stepped(step.ended_returns, self.critics_fitted)
             self.learner.actor.copy_(self.trials.kept)
         return step
 
     @property
-    def fitted(self) -> bool:
+    def critics_fitted(self) -> bool:
         """Whether the critics have trained for ``critic_steps``, so that actors may follow them."""
         return self.own_steps > self.teaching.config.critic_steps
 
     def updates_actor(self) -> bool:
         """Whether this gradient step also moves the actors: not before the critics are fitted."""
-        return self.fitted and super().updates_actor()
+        return self.critics_fitted and super().updates_actor()
 
     @property
     def progress(self) -> float:
@@ -175,15 +175,15 @@ class FineTuneOnReplay(TaughtOnReplay):
             if diagnose:
                 info["fine_tune/replaced"] = torch.from_numpy(trials.replaced).to(actor)
         if self.leashed and "distill/held" in info:
-            self.hold(info["distill/held"])
+            self.adapt_weight(info["distill/held"])
         return info
 
-    def hold(self, distance: Tensor) -> None:
+    def adapt_weight(self, distance: Tensor) -> None:
         """Raise the anchor's weight where the squared distance of actions from it, ``(K,)``, exceeds the leash."""
         teaching = self.teaching
         length = teaching.config.anchor_distance * max(self.progress, SHORTEST)
         target = self.learner.action_size * length**2
-        teaching.log_coefficient.copy_(hold(teaching.log_coefficient, distance, target))
+        teaching.log_coefficient.copy_(dual_ascent(teaching.log_coefficient, distance, target))
         teaching.lambdas.copy_(teaching.config.distill_coef * teaching.log_coefficient.exp())
 
     def state(self) -> dict[str, Any]:

@@ -97,14 +97,14 @@ class Imitation:
         assert isinstance(self.dataset, LabelledStates)
         self.dataset.add(observations, answers)
 
-    def own(self, observations: Tensor) -> Tensor:
+    def student_actions(self, observations: Tensor) -> Tensor:
         """The students' actions ``(K, N, A)``."""
         return self.learner.policy(self.learner.actor, observations)
 
     def act(self, observations: Tensor, teacher: Tensor) -> Tensor:
         """Actions ``(K, N, A)``, in [-1, 1] or choices: the teacher's with probability beta, else the student's."""
         share, shape = self.beta(), teacher.shape
-        actions, own = teacher, self.own(observations) if share < 1 or self.follows else teacher
+        actions, own = teacher, self.student_actions(observations) if share < 1 or self.follows else teacher
         if share < 1:
             uniform = np.stack([generator.random(shape[1], np.float32) for generator in self.exploration])
             mine = torch.from_numpy(uniform >= share).to(teacher.device).unsqueeze(-1)
@@ -157,7 +157,7 @@ class Imitation:
         recent = None if self.method.aggregate else self.config.round_steps
         for i in range(self.config.round_updates):
             self._update(i == self.config.round_updates - 1, recent)
-        self._settle()
+        self._sync_targets()
 
     @torch.no_grad()
     def fit(self, updates: int, log_freq: int, log: Callable[[dict[str, Tensor], int], None]) -> None:
@@ -176,9 +176,9 @@ class Imitation:
             info = self._update(shown, None)
             if shown:
                 log(info, i % log_freq + 1)
-        self._settle()
+        self._sync_targets()
 
-    def _settle(self) -> None:
+    def _sync_targets(self) -> None:
         """Bring target networks in line, since exported students may be trained further elsewhere."""
         if isinstance(self.learner, DDPG):
             self.learner.renew_target()

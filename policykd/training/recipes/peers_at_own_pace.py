@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from policykd.core.networks import adams_of, state_tensors
-from policykd.core.seeding import undrawn
+from policykd.core.seeding import preserve_generators
 from policykd.distillation.critic_step import CriticStep
 from policykd.memory.replay import Batch
 from policykd.training.recipes.peers_on_replay import PeersOnReplay, Turn
@@ -37,9 +37,9 @@ class PeersAtOwnPace(PeersOnReplay):
         """Whose gradient step the present one is, and whose actors' too, ``(K,)``."""
         for adam in adams_of(self.learner, self.distillation, self.critics):
             adam.count_by_row()
-        self._learn = self._kept(self.learn)
+        self._learn = self._masked_learn(self.learn)
 
-    def made(self, number: int) -> np.ndarray:
+    def updates_made(self, number: int) -> np.ndarray:
         """Gradient steps of every learner in the first ``number`` of the busiest peer, ``(K,)``."""
         most = self.each.max()
         made: np.ndarray = number // most * self.each + np.minimum(number % most, self.each)
@@ -47,13 +47,13 @@ class PeersAtOwnPace(PeersOnReplay):
 
     def step(self, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """One gradient step of the learners that have not made all of theirs."""
-        before, after = (self.made(self.n_updates + more) for more in (0, 1))
+        before, after = (self.updates_made(self.n_updates + more) for more in (0, 1))
         self.due = after > before
-        self.moving = self._moved(after) > self._moved(before)
-        with undrawn(self.learner.generators, ~self.due):
+        self.moving = self._actor_updates(after) > self._actor_updates(before)
+        with preserve_generators(self.learner.generators, ~self.due):
             return super().step(progress, diagnose)
 
-    def _moved(self, made: np.ndarray) -> np.ndarray:
+    def _actor_updates(self, made: np.ndarray) -> np.ndarray:
         return np.array([self.learner.actor_updates(int(number)) for number in made])
 
     def flags(self, number: int) -> tuple[bool, bool]:
@@ -63,51 +63,51 @@ class PeersAtOwnPace(PeersOnReplay):
 
     def sample(self, source: Literal["own", "pooled"] = "own") -> Batch:
         """A batch for RL's gradient step; the streams of who is not due stay where they are."""
-        with undrawn(self.sampling, ~self.due):
+        with preserve_generators(self.sampling, ~self.due):
             return super().sample(source)
 
     def turn(self, number: int) -> Turn:
         """Draw who distils from whom: else a learner that moves every other step would always meet the same peer."""
-        return super().turn(self._drawn(number))
+        return super().turn(self._random_turn(number))
 
-    def _drawn(self, number: int) -> int:
+    def _random_turn(self, number: int) -> int:
         return random.Random(number).randrange(len(self.peers.turns))
 
     def _distil_batch(self, number: int) -> Batch:
-        with undrawn(self.sampling, ~self.moving):
-            return super()._distil_batch(self._drawn(number))
+        with preserve_generators(self.sampling, ~self.moving):
+            return super()._distil_batch(self._random_turn(number))
 
     def compile(self) -> None:
         """From now on compute with ``torch.compile``."""
         super().compile()
-        self._learn = self._kept(self._learn)
+        self._learn = self._masked_learn(self._learn)
 
-    def _kept(self, learn: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
+    def _masked_learn(self, learn: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
         """RL's gradient step, for critics that are due and actors that move; then distillation's first, for these."""
 
         def rows(name: str) -> np.ndarray:
             return self.due if name.split(".")[0] in ("critic", "critic_adam") else self.moving
 
-        def keeping(batch: Batch, noise: Tensor | None, states: Tensor | None, turn: Turn, *flags: bool) -> Any:
+        def masked(batch: Batch, noise: Tensor | None, states: Tensor | None, turn: Turn, *flags: bool) -> Any:
             apart = states if self.method.coupling == "apart" else None
-            with self._only(rows):
+            with self._restore_others(rows):
                 info = learn(batch, noise, states if apart is None else None, turn, *flags)
             return info if apart is None else info | self.distil(apart, turn, flags[-1])
 
-        return keeping
+        return masked
 
     def distil(self, states: Tensor, turn: Turn, diagnose: bool) -> dict[str, Tensor]:
         """One gradient step of distillation, for learners whose actors move."""
-        with self._only(lambda name: self.moving):
+        with self._restore_others(lambda name: self.moving):
             return super().distil(states, turn, diagnose)
 
     def copy_critics(self, critics: CriticStep, number: int) -> dict[str, Tensor]:
         """One gradient step of critics towards their peers', for learners whose actors move."""
-        with self._only(lambda name: self.moving):
+        with self._restore_others(lambda name: self.moving):
             return super().copy_critics(critics, number)
 
     @contextmanager
-    def _only(self, learners: Callable[[str], np.ndarray]) -> Iterator[None]:
+    def _restore_others(self, learners: Callable[[str], np.ndarray]) -> Iterator[None]:
         """Put back what the context changes of others than ``learners(name)``, tensor by tensor."""
         kept = []
         for part in (self.learner, self.distillation, self.critics):

@@ -136,7 +136,7 @@ class PeersOnReplay(LearnFromReplay):
                 torch.mul(self.distill_rates, strength, out=self.distill_learning_rate)
                 self.distill_coef.fill_(config.distill_coef * strength)
             if self.near is not None:
-                self._stay_near(self.near, states, moved)
+                self._update_distill_coef(self.near, states, moved)
         # A compiled step has one graph with all diagnostics in it: they cost it next to nothing.
         flags = update_actor, update_targets, diagnose or self.compiled
         with torch.no_grad():
@@ -179,7 +179,7 @@ class PeersOnReplay(LearnFromReplay):
             return self.learner.update(batch, noise, update_actor, update_targets)
         if states is None:
             # Joint coupling divides RL's loss by mean |Q|: also where distillation is not due, as Adam is one for both.
-            beside_none = nothing_taught if self.method.coupling == "joint" else None
+            beside_none = zero_loss if self.method.coupling == "joint" else None
             return self.learner.update(batch, noise, update_actor, update_targets, beside_none)
         if self.method.coupling == "apart":
             info = self.learner.update(batch, noise, update_actor, update_targets)
@@ -221,7 +221,7 @@ class PeersOnReplay(LearnFromReplay):
         rate = critic_rows(self.distill_learning_rate, self.learner.critics)
         return critics.update(batch.observations, batch.actions, *self.turn(number), rate)
 
-    def _stay_near(self, near: NearBest, states: Tensor, moved: int) -> None:
+    def _update_distill_coef(self, near: NearBest, states: Tensor, moved: int) -> None:
         # Where peers differ in gradient steps, the others may move while the count of the busiest one stands still.
         if moved % self.config.best_freq == 0 and self.learner.updates_actor(self.n_updates):
             near.update(states, torch.from_numpy(self.standings.best()).to(self.device))
@@ -243,6 +243,6 @@ class PeersOnReplay(LearnFromReplay):
             self.rebirth.restore(state["rebirth"])
 
 
-def nothing_taught(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def zero_loss(actor: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """A distillation loss of 0 for every learner, ``(K,)``."""
     return actor.new_zeros(len(actor)), {}

@@ -72,12 +72,12 @@ class PeersOnRollouts(LearnFromRollouts):
             turn = (number + i) % len(self.peers.turns)
             source = self.peers.peer_of[turn] if self.method.states == "peer" else index
             states = self.rollout.sample_states(config.distill_batch_size, self.sampling, source, config.distill_recent)
-            with self._untaught_stay(self.peers.turns[turn][2]):
+            with self._restore_untaught(self.peers.turns[turn][2]):
                 info |= self.distillation.update(states, *self.peers.turns[turn], learning_rate, True)
         return info
 
     @contextmanager
-    def _untaught_stay(self, taught: Tensor) -> Iterator[None]:
+    def _restore_untaught(self, taught: Tensor) -> Iterator[None]:
         """Restore learners that only teach, since the momentum of PPO's Adam would move them."""
         untaught, adam = torch.flatten(torch.nonzero(taught == 0)), self.learner.adam
         shared = self.config.distill_optimizer == "shared" and len(untaught) > 0

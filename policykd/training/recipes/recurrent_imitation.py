@@ -68,15 +68,15 @@ class RecurrentImitation(Imitation):
         """Let the students follow all steps, so that windows begin with what they remember now."""
 
         def say(observations: Tensor, starts: Tensor, state: Tensor) -> Tensor:
-            self.hidden.along.place(starts.unsqueeze(1), state)
+            self.hidden.sequences.set_starts(starts.unsqueeze(1), state)
             self.hidden.reader.policy(self.learner.actor, observations)
-            return self.hidden.along.after
+            return self.hidden.sequences.after
 
-        self.dataset.follow(say)
+        self.dataset.recompute_states(say)
 
-    def own(self, observations: Tensor) -> Tensor:
+    def student_actions(self, observations: Tensor) -> Tensor:
         """The students' actions ``(K, N, A)``; they see every step, whoever acts."""
-        self.hidden.place()
+        self.hidden.set_starts()
         actions = self.hidden.reader.policy(self.learner.actor, observations)
         self.hidden.advance()
         return actions
@@ -89,7 +89,7 @@ class RecurrentImitation(Imitation):
         if recent is not None:  # many environments: a round is a few steps of each, and none would count
             recent = max(recent, length * self.dataset.envs)
         drawn = self.dataset.sample(windows, length, self.sampling, recent)
-        self.hidden.along.place(drawn.starts, drawn.state)
+        self.hidden.sequences.set_starts(drawn.starts, drawn.state)
         self.counts = counted_steps(drawn.starts, config.burn_in).flatten(1)
         flat = drawn.observations.flatten(1, 2), drawn.answers.flatten(1, 2)
         return self.distillation.teach(*flat, learning_rate, diagnose)

@@ -32,7 +32,7 @@ class RecurrentRollouts(TaughtOnRollouts):
 
     hidden: HiddenState[PPO]
 
-    def reading(self, learner: PPO) -> PPO:
+    def place_in_episodes(self, learner: PPO) -> PPO:
         """The learner, placed in its episodes."""
         self.hidden = HiddenState(learner, self.collector)
         return self.hidden.reader
@@ -50,7 +50,7 @@ class RecurrentRollouts(TaughtOnRollouts):
 
     def act(self, inputs: Tensor) -> Tensor:
         """Actions ``(K, N, A)``; the students see every step, whoever acts."""
-        self.hidden.place()
+        self.hidden.set_starts()
         if self.method.states == "teacher":
             self.learner.distribution(self.learner.actor, inputs)
         actions = super().act(inputs)
@@ -59,12 +59,12 @@ class RecurrentRollouts(TaughtOnRollouts):
 
     def distributions(self) -> tuple[Tensor, Tensor]:
         """Distribution parameters at all steps of the rollout, read as one window from first step to last."""
-        self.hidden.along.place(self.rollout.starts, self.rollout.hidden[:, 0])
+        self.hidden.sequences.set_starts(self.rollout.starts, self.rollout.hidden[:, 0])
         return super().distributions()
 
     def latest(self) -> PolicyOutput:
         """The policies' answers at the latest observations."""
-        self.hidden.place()
+        self.hidden.set_starts()
         return super().latest()
 
     def minibatches(self, table: Tensor) -> Iterator[Tensor]:
@@ -82,7 +82,7 @@ class RecurrentRollouts(TaughtOnRollouts):
         widths = [length * table.shape[-1], length, first.shape[-1]]
         for drawn in self.shuffled(rows).split(max(1, self.config.batch_size // length), dim=1):
             parts, starts, state = drawn.split(widths, dim=-1)
-            self.hidden.along.place(starts.transpose(1, 2), state)
+            self.hidden.sequences.set_starts(starts.transpose(1, 2), state)
             yield parts.reshape(*parts.shape[:2], length, -1).transpose(1, 2).flatten(1, 2)
 
     def state(self) -> dict[str, Any]:
@@ -92,9 +92,9 @@ class RecurrentRollouts(TaughtOnRollouts):
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         super().restore(state)
-        self.follow(state["hidden"])
+        self.resume_episodes(state["hidden"])
 
-    def follow(self, state: Tensor) -> None:
+    def resume_episodes(self, state: Tensor) -> None:
         """Go on in the middle of episodes of which the students remember ``state (K, N, H)``."""
         self.hidden.restore(state)
 
@@ -114,7 +114,7 @@ class RecurrentAnchor(Anchor):
 
     def answers(self) -> Tensor:
         """Packed answers ``(K, N, W)`` at the latest states, to be asked for once at each."""
-        self.hidden.place()
+        self.hidden.set_starts()
         answers = super().answers()
         self.hidden.advance()
         return answers
@@ -126,9 +126,9 @@ class RecurrentFineTune(RecurrentRollouts, FineTune):
     anchors = RecurrentAnchor
     anchor: RecurrentAnchor
 
-    def follow(self, state: Tensor) -> None:
+    def resume_episodes(self, state: Tensor) -> None:
         """Go on in the middle of episodes of which the students and their anchor remember ``state (K, N, H)``."""
-        super().follow(state)
+        super().resume_episodes(state)
         self.anchor.hidden.restore(state)
 
     def state(self) -> dict[str, Any]:

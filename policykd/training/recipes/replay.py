@@ -14,7 +14,7 @@ from policykd.core.draws import standard_normal
 from policykd.core.seeding import Generators
 from policykd.learners import OffPolicyLearner
 from policykd.learners.config import OffPolicyConfig
-from policykd.learners.group_targets import to_asker, to_everybody
+from policykd.learners.group_targets import to_all_peers, to_sender
 from policykd.memory.replay import Batch, SharedReplay
 from policykd.training.allocation import Allocation
 from policykd.training.collector import Collector, Step
@@ -61,7 +61,7 @@ class LearnFromReplay:
         if config.allocation == "best" and peers > 1:
             groups = len(sampling) // peers
             self.allocation = Allocation(groups, peers, config.allocation_floor, config.allocation_episodes)
-            collector.deal(self.allocation.actor_in)
+            collector.set_actors(self.allocation.actor_in)
 
     def compile(self) -> None:
         """Compile later gradient steps with ``torch.compile``; on a GPU also record acting as a CUDA graph."""
@@ -115,8 +115,8 @@ class LearnFromReplay:
     def proposals(self, inputs: Tensor, noise: Tensor) -> Tensor:
         """Actions ``(K, P, N, A)`` of all P peers of a group in each of its environments, at ``inputs (K, N, O)``."""
         peers = self.group_size
-        everybody = to_everybody(inputs, peers), to_everybody(noise, peers)
-        answers: Tensor = to_asker(self._acted(*everybody), peers)
+        everybody = to_all_peers(inputs, peers), to_all_peers(noise, peers)
+        answers: Tensor = to_sender(self._acted(*everybody), peers)
         return answers.view(len(answers), peers, -1, answers.shape[-1])
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from policykd.core.arrays import Array
 from policykd.core.draws import standard_normal
-from policykd.core.fields import number_at
+from policykd.core.fields import value_at
 from policykd.core.seeding import Generators
 from policykd.distillation.schedules import schedule_of
 from policykd.learners.config import PPOConfig
@@ -26,7 +26,7 @@ log = logging.getLogger("policykd")
 
 def at(rate: float | Callable[[float], float], progress: float) -> float:
     """The learning rate at this point of the run: a number, or a function of the remaining progress as in SB3."""
-    return number_at("learning_rate", rate, 1.0 - progress) if callable(rate) else rate
+    return value_at("learning_rate", rate, 1.0 - progress) if callable(rate) else rate
 
 
 class LearnFromRollouts:
@@ -56,13 +56,13 @@ class LearnFromRollouts:
     ) -> None:
         self.config, self.rollout, self.collector = config, rollout, collector
         self.exploration, self.sampling = exploration, sampling
-        self.learner, self.device = self.reading(learner), learner.parameters.device
+        self.learner, self.device = self.place_in_episodes(learner), learner.parameters.device
         self.n_updates = 0
         self.info: dict[str, Tensor] = {}
         """Diagnostics of the latest update."""
         self._learn: Callable[..., dict[str, Tensor]] = self.descend
 
-    def reading(self, learner: PPO) -> PPO:
+    def place_in_episodes(self, learner: PPO) -> PPO:
         """The learner; a recurrent one is placed in its episodes first."""
         return learner
 

@@ -26,7 +26,7 @@ ALIKE = {
     *("Monitor", "TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo"),
     *("FlattenObservation", "ClipAction", "NormalizeReward", "TransformReward", "ClipReward"),
     *("DelayedRewardWrapper", "TruncatedOnSuccessWrapper", "DoneOnSuccessWrapper", "ActionNoiseWrapper", "Autoreset"),
-    *("HumanRendering", "RenderCollection", "VecMonitor", "VecCheckNan", "VecVideoRecorder", "OwnAxes"),
+    *("HumanRendering", "RenderCollection", "VecMonitor", "VecCheckNan", "VecVideoRecorder", "UnflattenObservation"),
 }
 """Wrappers that change neither the observation vector nor the best action."""
 ADVICE = {

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import placing
+from policykd.core.files import atomic_path
 from policykd.core.networks import MLP
 from policykd.core.recurrent import GRU
 from policykd.export.deployed import DeployedPolicy, normaliser, squashes
+from policykd.export.equivalence import Difference, action_distances, check_distances, require_free
 from policykd.export.exportable import Exportable, Inputs
 from policykd.export.plain import GRUCell, PlainPolicy, as_columns, as_layer, flatten
-from policykd.export.proof import Difference, apart, near, require_free
 from policykd.learners import PPO, OffPolicyLearner
 
 STEPS, BATCH = 12, 8
@@ -27,7 +27,7 @@ Play = Callable[..., tuple[np.ndarray, ...]]
 """Maps observations ``(B, O)``, starts ``(B,)`` and the state to actions and the next state."""
 
 
-class RememberingPolicy(nn.Module):
+class StatefulPolicy(nn.Module):
     """Maps raw observations, starts of episodes and the state to actions in the task's units and the next state.
 
     Args:
@@ -63,7 +63,7 @@ class RememberingPolicy(nn.Module):
 
 
 class Episodes:
-    """Learner ``k`` of an agent as a ``RememberingPolicy``, with the shapes of its inputs and state.
+    """Learner ``k`` of an agent as a ``StatefulPolicy``, with the shapes of its inputs and state.
 
     Args:
         agent: the agent.
@@ -97,7 +97,7 @@ class Episodes:
             raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
         row, statistics = row[: network.parameter_count], normaliser(learner, k)
         policy = DeployedPolicy(network, row, agent.action_scale, squash=squashes(learner), statistics=statistics)
-        self.module = RememberingPolicy(policy, view.columns if self.picks else None, view.history, units)
+        self.module = StatefulPolicy(policy, view.columns if self.picks else None, view.history, units)
         self.names = [name for name, _ in shapes]
         """Names of the parts of the state."""
         self.shapes = [shape for _, shape in shapes]
@@ -145,8 +145,8 @@ class Episodes:
             actions, *rest = play(asked, starts.astype(np.float32), *state)
             state = tuple(rest)
             wanted, own = agent.predict(whole, own, starts.astype(bool), learner=self.k)
-            distances.append(apart(agent, actions, wanted))
-        return near(agent, np.concatenate(distances), what)
+            distances.append(action_distances(agent, actions, wanted))
+        return check_distances(agent, np.concatenate(distances), what)
 
     def _observations(self, generator: np.random.Generator) -> np.ndarray:
         """Random observations of the task ``(B, O)``, in the learner's range if it normalises."""
@@ -159,7 +159,7 @@ class Episodes:
         return whole.astype(np.float32)
 
 
-def stepping(step: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Play:
+def over_episodes(step: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Play:
     """Turn a step of one episode, with a state ``(S,)``, into a ``Play`` of several."""
 
     def play(observations: np.ndarray, starts: np.ndarray, *state: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -170,7 +170,7 @@ def stepping(step: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Play:
     return play
 
 
-def follow(
+def unroll(
     play: Play, shapes: list[tuple[int, ...]], observations: np.ndarray, starts: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """Actions ``(n, A)`` and each part of the state ``(n, *shape)`` after them, step by step.
@@ -219,7 +219,7 @@ def write(
     """
     require_free(path)
     episodes = Episodes(agent, k, inputs)
-    with placing(path) as temporary:
+    with atomic_path(path) as temporary:
         save(episodes, temporary)
         difference = episodes.check(read(temporary), str(path))
     return difference.worst

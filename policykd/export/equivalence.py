@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from policykd.core.errors import PolicyKDError
-from policykd.core.files import as_path, check_unicode, file_above, placing
+from policykd.core.files import as_path, atomic_path, blocking_file, check_unicode
 from policykd.export.exportable import Exportable, Inputs
 from policykd.learners import PPO
-from policykd.tasks.spaces import Choices
+from policykd.tasks.spaces import DiscreteActions
 
 TOLERANCE = 1e-5
 """Maximum distance of an exported policy from its learner, in actions scaled to [-1, 1]."""
@@ -39,12 +39,12 @@ Check = Callable[[Exportable, int, Act, str], Difference]
 """Measures the distance of a function from learner k of an agent; raises if it is too far."""
 
 
-def reads(agent: Exportable, inputs: Inputs, act: Act) -> Act:
+def from_learner_inputs(agent: Exportable, inputs: Inputs, act: Act) -> Act:
     """A written file as a function of the learner's inputs."""
-    return (lambda parts: act(whole(agent, inputs, parts))) if inputs == "full" else act
+    return (lambda parts: act(full_inputs(agent, inputs, parts))) if inputs == "full" else act
 
 
-def whole(agent: Exportable, inputs: Inputs, parts: np.ndarray) -> np.ndarray:
+def full_inputs(agent: Exportable, inputs: Inputs, parts: np.ndarray) -> np.ndarray:
     """Inputs ``(n, O)`` of a file for a student that sees ``parts (n, P)``; the other columns are arbitrary."""
     view = agent.view
     if inputs == "own" or view.columns is None:
@@ -66,10 +66,10 @@ def check(agent: Exportable, k: int, act: Act, what: str) -> Difference:
         PolicyKDError: it exceeds ``TOLERANCE``.
     """
     observations = random_observations(agent, k)
-    return near(agent, apart(agent, act(observations), agent.actions_at(observations, k)), what)
+    return check_distances(agent, action_distances(agent, act(observations), agent.actions_at(observations, k)), what)
 
 
-def near(agent: Exportable, distances: np.ndarray, what: str) -> Difference:
+def check_distances(agent: Exportable, distances: np.ndarray, what: str) -> Difference:
     """Summarise distances ``(n, A)`` or ``(n,)`` after checking that each is small enough.
 
     Raises:
@@ -79,31 +79,31 @@ def near(agent: Exportable, distances: np.ndarray, what: str) -> Difference:
         raise PolicyKDError(
             f"export: {what} is up to {distances.max():.1e} from the learner (allowed {TOLERANCE:.0e}): not written"
         )
-    return summed_up(distances)
+    return summarise(distances)
 
 
 def _tolerance(agent: Exportable) -> np.ndarray:
     """Tolerance for each action ``(A,)``, or for discrete ones: at least two steps of float32 in the task's units."""
     scale = agent.action_scale
-    if isinstance(scale, Choices):
+    if isinstance(scale, DiscreteActions):
         return np.array(TOLERANCE)
     step = np.spacing(np.maximum(*map(np.abs, scale.bounds)))  # rounding error of values far from 0
     return np.maximum(TOLERANCE, 2 * step / np.where(scale.half_range > 0, scale.half_range, 1.0))
 
 
-def summed_up(distances: np.ndarray) -> Difference:
+def summarise(distances: np.ndarray) -> Difference:
     """Summarise distances ``(n, A)`` or ``(n,)``."""
     return Difference(float(distances.max()), float(distances.mean()), len(distances))
 
 
 def compare(agent: Exportable, k: int, act: Act, observations: np.ndarray) -> Difference:
     """Distance of ``act`` from learner ``k`` at raw observations ``(n, O)``."""
-    return summed_up(apart(agent, act(observations), agent.actions_at(observations, k)))
+    return summarise(action_distances(agent, act(observations), agent.actions_at(observations, k)))
 
 
-def apart(agent: Exportable, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def action_distances(agent: Exportable, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Distances of the task's actions, scaled to [-1, 1]; for discrete actions 1 where they differ."""
-    if isinstance(agent.action_scale, Choices):
+    if isinstance(agent.action_scale, DiscreteActions):
         return (one != other).astype(np.float64)
     half = agent.action_scale.half_range
     distances: np.ndarray = np.abs(one - other) / np.where(half > 0, half, 1.0)
@@ -145,7 +145,7 @@ def write_compared(
         PolicyKDError: it does not act like the learner, or ``path`` exists.
     """
     require_free(path)
-    with placing(path) as temporary:
+    with atomic_path(path) as temporary:
         write(temporary)
         act = read(temporary)
         difference = (checked or check)(agent, k, act, str(path))
@@ -161,6 +161,6 @@ def require_free(path: str | Path, command: str = "export") -> Path:
     check_unicode(path)
     if os.path.lexists(path):
         raise PolicyKDError(f"{command}: {path} exists: choose another --out")
-    if (file := file_above(path)) is not None:
+    if (file := blocking_file(path)) is not None:
         raise PolicyKDError(f"{command}: {path} cannot be made: {file} is a file: choose another --out")
     return path

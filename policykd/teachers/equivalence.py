@@ -13,7 +13,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import Tensor, nn
 
 from policykd.core.errors import PolicyKDError
-from policykd.tasks.flat import is_laid_out
+from policykd.tasks.flat import needs_flattening
 from policykd.tasks.groups import flatten, unflatten
 from policykd.teachers.policy import Policy, to_unit
 
@@ -51,7 +51,7 @@ class FlatPredict:
     """
 
     def __init__(self, predict: Any, space: gym.Space) -> None:
-        self.predict, self.space = predict, space if is_laid_out(space) else None
+        self.predict, self.space = predict, space if needs_flattening(space) else None
         self.examples = inputs(space)
         """Observations to compare at, ``(n, O)``."""
         if self.space is not None:

@@ -33,7 +33,7 @@ def of_groups(policy: Policy, groups: Mapping[str, Sequence[int]]) -> Policy:
 def through(policy: Policy, view: View) -> Policy:
     """The policy on full observations ``(B, O)``, where ``policy`` reads ``view``, possibly with a history."""
     if view.history == 1:
-        if view.whole:
+        if view.is_full:
             return policy.changed(observation_size=view.size)
         return preprocessed(policy, view.of_torch).changed(observation_size=view.size, normalisers=())
 

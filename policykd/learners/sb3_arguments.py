@@ -48,7 +48,7 @@ def no_function(value: Any) -> Any:
     return value
 
 
-AS_SB3 = {
+CONVERTERS = {
     "train_freq": steps_between,
     "net_arch": one_list,
     "activation_fn": name_of_activation,
@@ -56,7 +56,7 @@ AS_SB3 = {
 }
 """Settings that SB3 writes in more than one way, and what reads them."""
 
-ELSEWHERE = {
+ADVICE = {
     "n_timesteps": "the budget is total_timesteps of learn()",
     "total_timesteps": "the budget is total_timesteps of learn()",
     "policy": "policykd makes the networks itself, of net_arch",
@@ -99,14 +99,14 @@ ELSEWHERE = {
 }
 """Ends of error lines by the name of the setting."""
 
-OF_LOAD = {
+LOAD_ADVICE = {
     "custom_objects": "a file of policykd holds no objects; own parts are handed in as method=, backbone= and config=",
     "print_system_info": "a checkpoint says what it was computed by; leave it out",
     "force_reset": "a run goes on from where it stopped; leave it out",
 }
 """The same for arguments of SB3's ``load``."""
 
-OF_AGENT = {
+ATTRIBUTE_ADVICE = {
     "env": "get_env() gives the training environments",
     "set_parameters": "load() reads an agent back",
     "set_random_seed": "seeds=(...) is an argument of the agent, one per group",

@@ -17,12 +17,12 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from policykd.core import checkpoint
-from policykd.core.errors import PolicyKDError, counted, nearest
+from policykd.core.errors import PolicyKDError, nearest, plural
 from policykd.core.files import as_path, file_path
 from policykd.core.networks import state_tensors
 from policykd.distillation.teaching_config import TAUGHT_CONFIGS
 from policykd.learners import LEARNERS
-from policykd.learners.elsewhere import ELSEWHERE, OF_AGENT, OF_LOAD
+from policykd.learners.sb3_arguments import ADVICE, ATTRIBUTE_ADVICE, LOAD_ADVICE
 from policykd.memory import SharedReplay
 from policykd.teachers import Teacher
 from policykd.training.acting import Acting
@@ -32,7 +32,7 @@ REPLAY = "replay"
 """The memory that SB3 calls ``replay_buffer``."""
 
 
-class SB3Surface(Acting):
+class SB3Interface(Acting):
     """Attributes and methods that SB3's ``BaseAlgorithm`` has and an agent answers; the rest is refused in one line."""
 
     _logger: Logger | None
@@ -49,8 +49,8 @@ class SB3Surface(Acting):
             config = self.__dict__.get("config")
             if name in getattr(config, "__dataclass_fields__", ()):
                 return getattr(config, "vary", {}).get(name, getattr(config, name))
-            if name in OF_AGENT:
-                raise AttributeError(f"{type(self).__name__} has no {name}; {OF_AGENT[name]}")
+            if name in ATTRIBUTE_ADVICE:
+                raise AttributeError(f"{type(self).__name__} has no {name}; {ATTRIBUTE_ADVICE[name]}")
             return object.__getattribute__(self, name)  # says what is missing
 
         def __setattr__(self, name: str, value: Any) -> None:
@@ -69,7 +69,7 @@ class SB3Surface(Acting):
     """Learners see raw observations: PPO normalises them by itself."""
 
     def __repr__(self) -> str:
-        seeds = counted(len(self.seeds), "seed")
+        seeds = plural(len(self.seeds), "seed")
         groups = f"{self.peers} peers x {seeds}" if self.peers > 1 else seeds
         return (
             f"{type(self).__name__}({self.env_id}, method={self.method_name}, backbone={self.backbone}, {groups}, "
@@ -201,8 +201,8 @@ def as_callback(given: MaybeCallback) -> BaseCallback:
 
 def _place(argument: str, signature: inspect.Signature) -> str:
     """Where an unknown argument belongs, as the end of an error line."""
-    if argument in ELSEWHERE:
-        return f"; {ELSEWHERE[argument]}"
+    if argument in ADVICE:
+        return f"; {ADVICE[argument]}"
     if _is_setting(argument):
         return f"; it is a setting: config={{{argument!r}: ...}}"
     if "teacher" in signature.parameters and argument in inspect.signature(Teacher.load).parameters:
@@ -212,9 +212,9 @@ def _place(argument: str, signature: inspect.Signature) -> str:
 
 def _kept(argument: str, signature: inspect.Signature) -> str:
     """Why ``load`` has no such argument, likewise."""
-    if argument in OF_LOAD:
-        return f"; {OF_LOAD[argument]}"
-    if argument in ELSEWHERE or _is_setting(argument):
+    if argument in LOAD_ADVICE:
+        return f"; {LOAD_ADVICE[argument]}"
+    if argument in ADVICE or _is_setting(argument):
         return "; an agent keeps the settings that it was made with"
     return nearest(argument, signature.parameters)
 
