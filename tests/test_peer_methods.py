@@ -15,7 +15,7 @@ from policykd.distillation.peer_step import Peers, PeerStep
 from policykd.training.allocation import Standings
 from policykd.training.progress import Progress
 
-NEW = ("double_actor", "advice", "mutual_joint", "paired_joint", "p3s", "piekd")
+NEW = ("double_actor", "advice", "mutual_joint", "paired_joint", "p3s", "piekd", "best_shared")
 
 
 def make(method, backbone="td3", **arguments):
@@ -82,7 +82,7 @@ def test_standings_count_training_episodes():
     assert standings.best().tolist() == [-1, 3]  # at once, and not with the next episode
 
 
-@pytest.mark.parametrize("method", ["p3s", "piekd"])
+@pytest.mark.parametrize("method", ["p3s", "piekd", "best_shared"])
 def test_only_the_others_copy_the_best(method):
     agent = make(method, peers=3, seeds=(0, 4))
     for learner, value in enumerate([1.0, 3.0, 2.0, 5.0, 4.0, 0.0]):
@@ -258,6 +258,7 @@ REBIRTH = {"rebirth_freq": 200, "rebirth_gradient_steps": 150, "vary": {"learnin
     [
         ("p3s", {"best_freq": 7}),
         ("piekd", {"distill_freq": 20, "distill_gradient_steps": 5}),
+        ("best_shared", {"allocation": "best", "vary": {"gamma": (0.99, 0.9999)}}),
         ("advice", {}),
         ("mutual_shared", REBIRTH | {"allocation": "best"}),
         ("share_replay", REBIRTH | {"rebirth": "oldest", "rebirth_gradient_steps": 1, "rebirth_freq": 60}),

@@ -10,6 +10,7 @@ one_way             first   peer    disadvantage       apart               own  
 dpd_shared          peer    peer    disadvantage       apart               pooled  own critics
 dpd_pooled          peer    pooled  disadvantage       apart               pooled  own critics
 mutual_shared       peer    pooled  uniform            apart               pooled  own critics
+best_shared         best    pooled  uniform            apart               pooled  own critics
 mutual_joint        peer    pooled  uniform            joint               pooled  own critics
 paired              peer    pooled  paired advantage   apart               pooled  own critics
 paired_joint        peer    pooled  paired advantage   joint               pooled  own critics
@@ -113,6 +114,13 @@ PEER_METHODS: dict[str, PeerMethod] = rows(
         states="pooled",
         weight="paired_advantage",
         compares="actions",
+        replay="pooled",
+    ),
+    PeerMethod(
+        "best_shared",
+        "The others copy the best peer by training episodes, at the states of one pooled replay",
+        source="best",
+        states="pooled",
         replay="pooled",
     ),
     PeerMethod("share_replay", "No distillation: learners share their transitions", source=None, replay="pooled"),
