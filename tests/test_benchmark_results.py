@@ -328,7 +328,7 @@ def test_rows_that_are_missing_or_no_number_are_refused(spec):
     bad = Row(**{**vars(rows[0]), "mean": float("nan")})
     with pytest.raises(PolicyKDError, match=r"not a number: delete .*\.json to run the cell again"):
         read_scores(cell, [bad, *rows[1:]])
-    with pytest.raises(PolicyKDError, match="has a row of curve, seed 0, learner 0, step -5"):
+    with pytest.raises(PolicyKDError, match="has a row for curve, seed 0, learner 0, step -5"):
         read_scores(cell, [Row(**{**vars(rows[0]), "steps": -5}), *rows[1:]])
 
 
@@ -347,7 +347,7 @@ def test_a_group_that_acts_as_one_is_whole_or_refused(spec):
     group = [Row(**{**vars(r), "phase": "group", "learner": 0}) for r in final.values()]
     assert read_scores(cell, [*rows, *group]).as_one["group"].shape == (5,)
     for change, said in (
-        ({"seed": 99}, "has a row of group, seed 99"),
+        ({"seed": 99}, "has a row for group, seed 99"),
         ({"phase": "grup"}, "has a row of grup"),
         ({"mean": float("inf")}, "not a number"),
         ({"seed": 1}, "lacks evaluations"),

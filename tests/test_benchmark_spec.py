@@ -65,7 +65,7 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ({"tasks": {}}, "tasks={} is an empty matrix"),
         ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": TINY["methods"]}}}, f"task {POINT}: no method runs"),
         ({"tasks": {**TINY["tasks"], "Hopper-v5": {"backbones": [], "reference": REFERENCE}}}, "task Hopper-v5: no me"),
-        ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": ["dqn"]}}}, "without='dqn' is none of methods: "),
+        ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": ["dqn"]}}}, "without='dqn' is not one of methods: "),
         (
             {"tasks": {POINT: {**TINY["tasks"][POINT], "backbones": ["td4"]}}},
             "backbone: 'td4' is unknown; nearest: td3",
@@ -93,7 +93,7 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ),
         ({"seeds": 0}, "seeds=0 must be positive"),
         ({"seeds": 10_001}, "seeds=10001 must be at most 10,000"),
-        ({"methods": ["dpd", "sb3"], "first_seed": 2**32 - 1, "seeds": 2}, "seed=4294967296 is none for SB3"),
+        ({"methods": ["dpd", "sb3"], "first_seed": 2**32 - 1, "seeds": 2}, "seed=4294967296 is too large for SB3"),
         ({"utd": 0}, "utd=0 must be positive"),
         ({"utd": 1, "tasks": {POINT: {**TINY["tasks"][POINT], "backbones": ["ppo"]}}}, "leave them out for ppo"),
         ({"methods": {"dpd": {"utd": 0}}}, "utd=0 must be positive"),

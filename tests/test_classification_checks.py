@@ -68,7 +68,7 @@ def test_outputs_of_a_sigmoid_are_refused_and_the_user_has_the_last_word():
         distiller(teacher=teacher).fit((INPUTS, LABELS))
     assert distiller(teacher=teacher, teacher_outputs="logits").fit((INPUTS, LABELS)).probabilities is False
     for logits in (net(16), [net(16), net(16)]):
-        with pytest.raises(PolicyKDError, match=r"teacher: its outputs lie from -.*, which are no probabilities"):
+        with pytest.raises(PolicyKDError, match=r"teacher: its outputs lie from -.*, which are not probabilities"):
             distiller(teacher=logits, teacher_outputs="probabilities").fit((INPUTS, LABELS))
     early = MLP(SIZE, (8,), CLASSES)  # known to give logits, which may all lie in [0, 1] before it has learnt much
     nn.init.zeros_(early.classifier.weight)
@@ -136,7 +136,7 @@ def test_float64_and_float16_are_computed_with_in_the_networks_precision():
 
 LATE = torch.cat((LABELS[:-1], torch.tensor([7])))
 IN_A_LOADER = {
-    "words": ([(row, "cat") for row in INPUTS], "labels: 'cat' is a word: number the classes"),
+    "words": ([(row, "cat") for row in INPUTS], "labels: 'cat' is a string: number the classes"),
     "mappings": ([(row, {"a": 1}) for row in INPUTS], "labels: need one whole number per example, (16,)"),
     "one class": (TensorDataset(INPUTS, 0 * LABELS), "labels: all examples are of class 0: at least two classes"),
     "late": (TensorDataset(INPUTS, LATE), "labels: 7 is out of range for 3 classes"),
@@ -156,7 +156,7 @@ def test_labels_of_a_loader_are_refused_before_anything_is_trained(case, shuffle
 
 
 def test_words_as_validation_labels_of_a_data_set_are_one_line():
-    with pytest.raises(PolicyKDError, match="labels: 'cat' is a word"):
+    with pytest.raises(PolicyKDError, match="labels: 'cat' is a string"):
         distiller().fit((INPUTS, LABELS), IN_A_LOADER["words"][0])
 
 
@@ -189,7 +189,7 @@ def test_predictions_take_what_training_takes_and_refuse_the_rest_in_one_line():
 
 
 BEFORE_TRAINING = {
-    "words": ((INPUTS, np.array(["cat", "dog"])[LABELS.numpy() % 2]), "labels: 'cat' is a word: number the classes"),
+    "words": ((INPUTS, np.array(["cat", "dog"])[LABELS.numpy() % 2]), "labels: 'cat' is a string: number the classes"),
     "one class": ((INPUTS, torch.zeros_like(LABELS)), "labels: all examples are of class 0: at least two classes"),
     "from 1": ((INPUTS, LABELS + 1), "labels: 3 is out of range for 3 classes"),
     "late": ((INPUTS, torch.cat((LABELS[:-1], torch.tensor([7])))), "labels: 7 is out of range"),
@@ -621,7 +621,7 @@ def test_predictions_and_folders_of_the_student(tmp_path):
     assert few.n_updates == 0 and not (tmp_path / "few").exists()
     with pytest.raises(PolicyKDError, match="is not a network of policykd"):
         from_pretrained(tmp_path)
-    with pytest.raises(PolicyKDError, match="a Net has none"):
+    with pytest.raises(PolicyKDError, match="a Net does not have it"):
         Distiller(net(8), None, method="cross_entropy").save_pretrained(tmp_path / "other")
 
 

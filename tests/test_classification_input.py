@@ -96,7 +96,7 @@ WRONG = {
     "an adaptor without labels": (lambda: fit(adaptor=lambda batch: batch[0]), "adaptor: must return (inputs, labels)"),
     "tensors for a divergence": (
         lambda: fit(divergence=nn.functional.kl_div),
-        "divergence: must give (B,) for two answers with .logits (B, C), the student's and the teacher's: TypeError",
+        "divergence: must return (B,) for two outputs with .logits (B, C), the student's and the teacher's: TypeError",
     ),
     "a weight of one": (lambda: fit(example_weight=lambda teacher: teacher), "example_weight: must return (1, B) for"),
     "a weight of another shape": (lambda: fit(example_weight=lambda a, b: a[:, :2]), "one number for each of (16,)"),
@@ -111,7 +111,7 @@ WRONG = {
     ),
     "validation of NaN": (
         lambda: fit(validation=(INPUTS.index_fill(0, torch.arange(5), torch.nan), LABELS)),
-        "the student's answers to 5 of 96 examples are NaN: look at these inputs",
+        "the student's answers to 5 of 96 examples are NaN: check these inputs",
     ),
     "predictions for NaN": (
         lambda: Distiller(net(8), net(8)).predict(INPUTS.index_fill(0, torch.arange(5), torch.nan)),
@@ -122,7 +122,7 @@ WRONG = {
     "empty validation": (lambda: fit(validation=(INPUTS[:0], LABELS[:0])), "data: the validation data are empty"),
     "lengths": (lambda: fit((INPUTS, LABELS[:-1])), "inputs and labels differ in length: [96, 95]"),
     "no data": (lambda: fit(3), "data: a int is not arrays (inputs, labels), a Dataset or a DataLoader"),
-    "a mapping": (lambda: fit({"inputs": INPUTS, "labels": LABELS}), "data: a dict is neither arrays"),
+    "a mapping": (lambda: fit({"inputs": INPUTS, "labels": LABELS}), "data: a dict is not arrays"),
     "examples without labels": (lambda: fit([(row, None) for row in INPUTS]), "data: examples cannot be collated"),
     "examples of many sizes": (lambda: fit([(row[: n % 6], 0) for n, row in enumerate(INPUTS)]), "cannot be collated"),
     "strange batch": (lambda: fit(DataLoader(["a", "b"], 2, collate_fn=str)), "a batch is a str"),
@@ -137,7 +137,7 @@ WRONG = {
     "later infinity": (lambda: fit(adaptor=poison), "at step 2 (student): look at the inputs, or lower learning_rate"),
     "mixup with labels": (lambda: fit(mixup=1.0), "mixup: only the teacher can label mixed examples"),
     "mixup with a warm-up": (lambda: fit(mixup=1.0, alpha=1.0, warm_up_epochs=1), "mixup: only the teacher"),
-    "no teacher": (lambda: Distiller(net(4), None), "teacher: hinton needs one"),
+    "no teacher": (lambda: Distiller(net(4), None), "teacher: missing: hinton needs one"),
     "a teacher that is none": (
         lambda: Distiller(net(4), "resnet"),
         "a torch module, a Teacher, a list of them or None",
@@ -150,7 +150,7 @@ WRONG = {
     "bad temperature": (lambda: fit(temperature=0.0), "config: temperature=0.0 must be positive"),
     "long warm-up": (lambda: fit(warm_up_epochs=2), "config: warm_up_epochs=2 of 1 epochs"),
     "short cycle": (lambda: fit(method="rid", cycle_epochs=1), "must be at least 2, for both phases"),
-    "budget": (lambda: fit(method="disk", warm_up_epochs=0, budget=(0.5,)), "needs two numbers, first and last"),
+    "budget": (lambda: fit(method="disk", warm_up_epochs=0, budget=(0.5,)), "needs two numbers >= 0, first and last"),
     "device": (lambda: Distiller(net(4), net(4), device="tpu"), "device: 'tpu' is unknown"),
 }
 

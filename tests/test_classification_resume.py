@@ -227,11 +227,11 @@ class OneByOne(Dataset):
     [
         (
             (INPUTS[:48], LABELS[:48]),
-            r"training data are not the run's \(shapes \[\[96, 6\], \[96\]\] then, \[\[48, 6\]",
+            r"training data differ from the run's \(shapes \[\[96, 6\], \[96\]\] then, \[\[48, 6\]",
         ),
         (
             (INPUTS.flip(0), LABELS.flip(0)),
-            r"training data are not the run's \(as many examples, but different ones\): give the same",
+            r"training data differ from the run's \(as many examples, but different ones\): give the same",
         ),
         ((INPUTS, LABELS.where(torch.arange(96) > 0, (LABELS + 1) % 3)), "as many examples, but different ones"),
         (DataLoader(TensorDataset(INPUTS + 1, LABELS), 16, shuffle=True), "as many examples, but different ones"),

@@ -253,7 +253,7 @@ def test_choices_that_begin_beyond_0_have_no_agent_of_sb3_and_leave_as_what_they
     assert "without sb3 and hub: the actions of FromTwo-v0 start at 2" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "more"), "--format", "onnx", "sb3"])
-    assert "format: no sb3: the choices" in capsys.readouterr().err and not (tmp_path / "more").exists()
+    assert "format: no sb3: the actions" in capsys.readouterr().err and not (tmp_path / "more").exists()
 
 
 def test_distances_of_mean_actions_are_those_of_probabilities(taught):

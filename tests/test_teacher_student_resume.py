@@ -208,7 +208,7 @@ def test_whose_answers_the_data_set_holds_is_said_once_where_learning_goes_on(tm
     for _ in range(2):
         agent.learn(40)
     line = (
-        "function slower is the teacher from now on, and 80 states of the data set keep the labels of function expert"
+        "function slower is the teacher from now on, but 80 states of the data set keep the labels of function expert"
     )
     assert caplog.text.count("is the teacher from now on") == caplog.text.count(line) == said
 

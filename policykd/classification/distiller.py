@@ -83,9 +83,7 @@ class Distiller(Training):
             raise PolicyKDError(f"teacher: missing: {name} needs one (cross_entropy learns from labels alone)")
         learns = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
         if frozen is not None and any(id(parameter) in learns for parameter in frozen.parameters()):
-            raise PolicyKDError(
-                "teacher: it shares weights with the student, which is trained: give a copy as the teacher"
-            )
+            raise PolicyKDError("teacher: shares weights with the student, which is trained: pass a copy as teacher")
         names = None if classes is None else list(map(str, classes))
         check_names({"the data": names, **named_classes(student, frozen)})
         accelerator = make_accelerator(device, settings.mixed_precision, settings.seed)

@@ -153,7 +153,7 @@ class CooperativeDistillation(BaseEstimator):
         """Validate all settings; returns those of the search."""
         rounds, seed, jobs = self.rounds, self.random_state, self.n_jobs
         require(_whole(rounds) and rounds >= 1, "rounds", rounds, "must be an integer >= 1")
-        repeats = "must be an integer >= 0, so that runs are reproducible"
+        repeats = "must be an integer >= 0, to make runs reproducible"
         require(_whole(seed) and seed >= 0, "random_state", seed, repeats)
         require(jobs is None or (_whole(jobs) and jobs != 0), "n_jobs", jobs, "must be None or a nonzero integer")
         require(self.share in SHARES, "share", self.share, f"must be one of {', '.join(SHARES)}")
