@@ -47,21 +47,21 @@ def _train(*changes):
         (["--env", "HalfCheeta-v5"], "'HalfCheeta-v5' is not registered; nearest: HalfCheetah-v5"),
         (["--env", "HalfCheetah-v9"], "'HalfCheetah-v9' is not registered; nearest: HalfCheetah-v5"),
         (["--env", "no_such_module:Task-v0"], "cannot be made: No module named 'no_such_module'"),
-        (["--env", "CartPole-v1"], "backbone: ddpg acts in continuous actions; for a choice of one use ppo"),
+        (["--env", "CartPole-v1"], "backbone: ddpg has continuous actions only; for discrete actions use ppo"),
         (["--env", "CliffWalking-v1"], "observations in a Discrete"),
         (["--method", "dpdd"], "method: 'dpdd' is unknown; nearest: dpd"),
         (["--backbone", "tdd3"], "backbone: 'tdd3' is unknown; nearest: td3"),
         (["--backbone", "TD3"], "backbone: 'TD3' is unknown; nearest: td3"),
         (["--env", "halfcheetah-v5"], "'halfcheetah-v5' is not registered; nearest: HalfCheetah-v5"),
         (["--preset", "quik"], "there is no preset 'quik'; nearest: quick"),
-        (["--device", "gpu"], "device: 'gpu' is unknown: take auto, cpu, cuda"),
+        (["--device", "gpu"], "device: 'gpu' is unknown: use auto, cpu, cuda"),
         (["--peers", "0"], "peers: dpd needs at least 2 learners per group, got 0"),
         (["--peers", "1"], "peers: dpd needs at least 2 learners per group, got 1"),
         (["--peers", "-2"], "got -2"),
         (["--method", "independent", "--peers", "0"], "peers: independent needs at least 1"),
-        (["--seeds"], "seeds: need one or more whole numbers from 0 up, got ()"),
-        (["--seeds", "3", "3"], "seeds: every group needs a seed of its own, got [3, 3]"),
-        (["--seeds", "0", "-1"], "seeds: need one or more whole numbers from 0 up, got (0, -1)"),
+        (["--seeds"], "seeds: must be one or more integers >= 0, got ()"),
+        (["--seeds", "3", "3"], "seeds: must be distinct, one per group, got [3, 3]"),
+        (["--seeds", "0", "-1"], "seeds: must be one or more integers >= 0, got (0, -1)"),
         (["--total-timesteps", "0"], "total_timesteps=0 must be positive"),
         (["--total-timesteps", "-5"], "total_timesteps=-5 must be positive"),
         (["--buffer-size", str(10**13)], "lower buffer_size"),
@@ -176,7 +176,7 @@ def finished(tmp_path_factory):
 def test_a_run_folder_in_use_is_not_touched(refused, tmp_path, finished):
     shutil.copytree(finished, tmp_path / "run")
     before = contents(tmp_path)
-    assert "run exists and is not empty: choose another one, or go on with load() in Python" in refused(*_train())
+    assert "run exists and is not empty: choose another one, or resume with load() in Python" in refused(*_train())
     (tmp_path / "run" / "checkpoint.safetensors").unlink()  # a folder of something else
     assert "run exists and is not empty" in refused(*_train())
     (tmp_path / "file").write_text("mine")
@@ -190,10 +190,10 @@ def test_only_a_run_can_be_resumed(refused, tmp_path, finished):
     before = contents(tmp_path)
     (tmp_path / "run" / "checkpoint.safetensors").unlink()
     (tmp_path / "run" / "config.json").unlink()
-    assert "run holds no run of policykd (no config.json)" in refused(*_train("--resume"))
+    assert "run is not a run of policykd (it has no config.json)" in refused(*_train("--resume"))
     (tmp_path / "run" / "config.json").write_bytes(before["run/config.json"])
     assert "alpha was 1.0, now 2.0" in refused(*_train("--resume", "--alpha", "2"))
-    assert "file is no folder of a run" in refused(*_train("--resume", "--run-dir", str(_file(tmp_path / "file"))))
+    assert "file is not a run folder" in refused(*_train("--resume", "--run-dir", str(_file(tmp_path / "file"))))
     (tmp_path / "file").unlink()
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"damaged")
     assert "checkpoint.safetensors is damaged" in refused(*_train("--resume"))
@@ -206,7 +206,7 @@ def _file(path):
 
 
 def test_to_resume_needs_to_know_which_run(refused):
-    assert "say which run with --run-dir" in refused("train", "--env", POINT, "--resume")
+    assert "name the run with --run-dir" in refused("train", "--env", POINT, "--resume")
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_to_resume_needs_to_know_which_run(refused):
     [
         (["trian"], "'trian' is unknown; nearest: train"),
         (["evaluate", "missing"], "there is no file missing"),
-        (["evaluate", "RUN", "--n-eval-episodes", "0"], "needs episodes from 1"),
-        (["evaluate", "RUN", "--seed", "-1"], "a seed from 0 up"),
+        (["evaluate", "RUN", "--n-eval-episodes", "0"], "needs at least 1 episode"),
+        (["evaluate", "RUN", "--seed", "-1"], "a seed >= 0"),
         (["video", "missing"], "there is no file missing"),
         (["video", "RUN", "--out", "there.mp4"], "there.mp4 exists: choose another --out, or --overwrite"),
         (["video", "RUN", "--out", "x.avi"], "must end in .mp4"),
@@ -285,7 +285,7 @@ def test_a_number_that_is_not_finite_stops_training_and_is_named(refused, tmp_pa
     said = refused(*_train("--env", broken(what), "--checkpoint-freq", "100", "--total-timesteps", "400"))
     named = "an observation" if what == "observation" else "a reward"
     assert f"returned {named} that is not finite at step 70 of learner 1 (seed 0, peer 1)" in said
-    assert "go on from the last checkpoint with load() in Python, or --resume of the command policykd" in said
+    assert "resume from the last checkpoint with load() in Python, or --resume of the command policykd" in said
     kept = DualStudent.load(tmp_path / "run", env=POINT)
     assert kept.num_timesteps == 100
     assert all(torch.isfinite(tensor).all() for tensor in (kept.replay_buffer.storage, kept.learner.actor))

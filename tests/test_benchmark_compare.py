@@ -102,7 +102,7 @@ def test_peers_have_rates_of_their_own_and_sb3_the_presets(engine):
     engine(made_up)
     rates = (1e-4, 1e-3, 1e-2)
     options = {"env": POINT, "backbone": "sac", "peers": 3, "learning_rates": rates, "updates": 2, "random_steps": 600}
-    with pytest.raises(PolicyKDError, match="allocation: best needs a pooled replay, and dpd has none"):
+    with pytest.raises(PolicyKDError, match="allocation: best needs a pooled replay; dpd has none"):
         compare(CompareOptions(**options, out=Path("out")))
     assert not Path("out").exists()  # nor was SB3's side trained before
     spec, _ = compare(CompareOptions(**options, method="mutual_shared", out=Path("out")))
@@ -113,13 +113,13 @@ def test_peers_have_rates_of_their_own_and_sb3_the_presets(engine):
     zoo = _content(CompareOptions(env="Pendulum-v1", backbone="td3", preset="zoo", updates=2))
     ours, sb3 = parse_spec(yaml.safe_dump(zoo)).cells  # this preset says gradient_steps itself
     assert (ours.settings.gradient_steps, sb3.settings.gradient_steps) == (2 * 2, 1)
-    with pytest.raises(PolicyKDError, match=r"learning_rates=.* must be one of each of 2 peers"):
+    with pytest.raises(PolicyKDError, match=r"learning_rates=.* must be one per peer, for 2 peers"):
         compare(CompareOptions(env=POINT, learning_rates=rates, out=Path("other")))
 
 
 @pytest.mark.parametrize("option", ["updates", "random_steps"])
 def test_what_counts_on_a_replay_is_not_for_ppo(option):
-    with pytest.raises(PolicyKDError, match=f"{option}=400 is for backbones with a replay: leave it out for ppo"):
+    with pytest.raises(PolicyKDError, match=f"{option}=400 needs a backbone with a replay: leave it out for ppo"):
         compare(CompareOptions(env=POINT, backbone="ppo", out=Path("out"), **{option: 400}))
     assert not Path("out").exists()
 

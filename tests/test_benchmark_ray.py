@@ -111,7 +111,7 @@ def _holder(folder):
 
 def test_without_ray_and_with_jobs_it_says_so(folder, monkeypatch):
     file = write(tasks={POINT: SLOW_TASK[SLOW]}, methods=["independent"])
-    with pytest.raises(PolicyKDError, match="--jobs and --threads are for the local engine"):
+    with pytest.raises(PolicyKDError, match="--jobs and --threads need the local engine"):
         run_matrix(file, MatrixOptions(engine="ray", env=(SLOW,), jobs=1))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(PolicyKDError, match=r'pip install "policykd\[ray\]"'):

@@ -65,7 +65,7 @@ def test_answers_take_only_rows_that_their_cells_wrote(tmp_path):
     assert list(found["method"].unique()) == ["dpd", "single"] and set(COLUMNS) - {"return_std"} <= set(found)
     file = tmp_path / "PolicyKD-PointReach-v0" / "dpd.csv"
     file.write_text(file.read_text(encoding="utf-8").replace("final", "curve", 1), encoding="utf-8")
-    with pytest.raises(PolicyKDError, match="not those that the cell wrote"):
+    with pytest.raises(PolicyKDError, match="differ from what the cell wrote"):
         peers_report.rows(tmp_path)
     results.store.remove("PolicyKD-PointReach-v0/dpd-td3.json")
     assert list(peers_report.rows(tmp_path)["method"].unique()) == ["single"]
@@ -241,10 +241,10 @@ def test_results_of_another_spec_are_refused(spec, folder):
     with pytest.raises(PolicyKDError, match="was made by another spec: total_timesteps was 800, now 1600"):
         plan(other, Results(folder))
     fewer = parse_spec(changed(tasks={POINT: TASKS[POINT]}, seeds=5, total_timesteps=800, evaluations=4))
-    with pytest.raises(PolicyKDError, match="a cell that this spec has not: two specs do not go into one folder"):
+    with pytest.raises(PolicyKDError, match="a cell that this spec lacks: two specs cannot share one folder"):
         plan(fewer, Results(folder))
     named = changed(name="other")
-    with pytest.raises(PolicyKDError, match="holds those of benchmark 'tiny'"):
+    with pytest.raises(PolicyKDError, match="has results of benchmark 'tiny'"):
         Results(folder).begin(parse_spec(named), named)
 
 
@@ -308,7 +308,7 @@ def test_a_damaged_csv_is_one_line(spec, tmp_path, damage):
 
 
 def test_a_damaged_provenance_and_a_folder_without_results_are_one_line(spec, tmp_path):
-    with pytest.raises(PolicyKDError, match="holds no results of a benchmark"):
+    with pytest.raises(PolicyKDError, match="has no benchmark results"):
         summarise(Results(tmp_path))
     results, cell = Results(tmp_path), spec.cells[0]
     results.begin(spec, MADE_UP)
@@ -323,12 +323,12 @@ def test_rows_that_are_missing_or_no_number_are_refused(spec):
     rows = simulate_cell(spec, cell).rows
     with pytest.raises(PolicyKDError, match="has 24 rows, not 25"):
         read_scores(cell, rows[:-1])
-    with pytest.raises(PolicyKDError, match="not every evaluation"):
+    with pytest.raises(PolicyKDError, match="lacks evaluations"):
         read_scores(cell, [*rows[:-1], rows[0]])
     bad = Row(**{**vars(rows[0]), "mean": float("nan")})
     with pytest.raises(PolicyKDError, match=r"not a number: delete .*\.json to run the cell again"):
         read_scores(cell, [bad, *rows[1:]])
-    with pytest.raises(PolicyKDError, match="has a row of curve, seed 0, learner 0, step -5"):
+    with pytest.raises(PolicyKDError, match="has a row for curve, seed 0, learner 0, step -5"):
         read_scores(cell, [Row(**{**vars(rows[0]), "steps": -5}), *rows[1:]])
 
 
@@ -347,10 +347,10 @@ def test_a_group_that_acts_as_one_is_whole_or_refused(spec):
     group = [Row(**{**vars(r), "phase": "group", "learner": 0}) for r in final.values()]
     assert read_scores(cell, [*rows, *group]).as_one["group"].shape == (5,)
     for change, said in (
-        ({"seed": 99}, "has a row of group, seed 99"),
+        ({"seed": 99}, "has a row for group, seed 99"),
         ({"phase": "grup"}, "has a row of grup"),
         ({"mean": float("inf")}, "not a number"),
-        ({"seed": 1}, "not every evaluation"),
+        ({"seed": 1}, "lacks evaluations"),
     ):
         with pytest.raises(PolicyKDError, match=said):
             read_scores(cell, [*rows, Row(**{**vars(group[0]), **change}), *group[1:]])

@@ -201,7 +201,7 @@ def test_a_cell_whose_folder_cannot_be_made_fails_alone():
     Path("work/PolicyKD-PointReach-v0").write_text("in the way", encoding="utf-8")
     cell = parse_spec(changed(methods=["dpd"])).cells[0]
     (failed,) = local.run([cell], Path("work"), 1)
-    assert isinstance(failed, Failed) and failed.text.startswith(f"cannot begin {cell.name}: ")
+    assert isinstance(failed, Failed) and failed.text.startswith(f"cannot start {cell.name}: ")
 
 
 def _script(line):

@@ -65,7 +65,7 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ({"tasks": {}}, "tasks={} is an empty matrix"),
         ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": TINY["methods"]}}}, f"task {POINT}: no method runs"),
         ({"tasks": {**TINY["tasks"], "Hopper-v5": {"backbones": [], "reference": REFERENCE}}}, "task Hopper-v5: no me"),
-        ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": ["dqn"]}}}, "without='dqn' is none of methods: "),
+        ({"tasks": {POINT: {**TINY["tasks"][POINT], "without": ["dqn"]}}}, "without='dqn' is not one of methods: "),
         (
             {"tasks": {POINT: {**TINY["tasks"][POINT], "backbones": ["td4"]}}},
             "backbone: 'td4' is unknown; nearest: td3",
@@ -83,7 +83,7 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ({"total_timesteps": 201}, "must divide total_timesteps=201"),
         ({"total_timesteps": 202}, "must be a multiple of 2"),
         ({"peers": 1}, "peers: dpd needs at least 2 learners per group, got 1"),
-        ({"settings": {"allocation": "best"}, "methods": ["dpd"]}, "allocation: best needs a pooled replay, and dpd"),
+        ({"settings": {"allocation": "best"}, "methods": ["dpd"]}, "allocation: best needs a pooled replay; dpd"),
         ({"settings": {"vary": {"gamma": [0.9, 0.99]}}, "methods": ["single"]}, "vary: gamma has 2 values for 1 peer:"),
         ({"settings": {"vary": {"gamma": [0.9, 0.99]}}, "methods": ["sb3"]}, "give one each (PolicyKD-PointReach"),
         ({"settings": {"vary": {"tau": [0.1, 0.2]}}, "peers": 4, "methods": ["dpd"]}, "tau has 2 values for 4 peers"),
@@ -93,7 +93,7 @@ def test_cells_are_tasks_times_backbones_times_methods_but_those_left_out():
         ),
         ({"seeds": 0}, "seeds=0 must be positive"),
         ({"seeds": 10_001}, "seeds=10001 must be at most 10,000"),
-        ({"methods": ["dpd", "sb3"], "first_seed": 2**32 - 1, "seeds": 2}, "seed=4294967296 is none for SB3"),
+        ({"methods": ["dpd", "sb3"], "first_seed": 2**32 - 1, "seeds": 2}, "seed=4294967296 is too large for SB3"),
         ({"utd": 0}, "utd=0 must be positive"),
         ({"utd": 1, "tasks": {POINT: {**TINY["tasks"][POINT], "backbones": ["ppo"]}}}, "leave them out for ppo"),
         ({"methods": {"dpd": {"utd": 0}}}, "utd=0 must be positive"),
@@ -155,9 +155,9 @@ def test_numbers_are_written_as_in_python():
 def test_a_file_that_is_no_spec(tmp_path):
     file = tmp_path / "spec.yaml"
     for text, says in (
-        ("a: [", "is no YAML"),
+        ("a: [", "is not YAML"),
         ("- 1", "must hold keys"),
-        ("!!python/object:os.system x", "is no YAML"),
+        ("!!python/object:os.system x", "is not YAML"),
     ):
         file.write_text(text)
         with pytest.raises(PolicyKDError, match=says) as error:
@@ -173,7 +173,7 @@ def test_ppo_refuses_budgets_that_sb3_would_exceed_and_pooled_replays():
     assert len(parse_spec(changed(**fits)).cells) == 4
     with pytest.raises(PolicyKDError, match="must be whole rollouts: a multiple of 32"):
         parse_spec(changed(**{**fits, "total_timesteps": 240}))
-    with pytest.raises(PolicyKDError, match="share_replay pools the replays of a group, and ppo learns from no replay"):
+    with pytest.raises(PolicyKDError, match="share_replay pools the replays of a group, but ppo does not use a replay"):
         parse_spec(changed(**fits, methods=["share_replay"]))
 
 
@@ -200,5 +200,5 @@ def test_planning_500_cells_reads_what_is_done(tmp_path):
     assert len(spec.cells) == 500 and len(planned.missing) == 10 and not planned.done
     for pattern in (f"{POINT}/dpd_1?-td3", "PolicyKD-PointReach-v0/dpd_1?-td3"):
         assert len(plan(spec, Results(tmp_path), [pattern]).missing) == 10
-    with pytest.raises(PolicyKDError, match=r"--only '\*/dqn-td3' fits no cell"):
+    with pytest.raises(PolicyKDError, match=r"--only '\*/dqn-td3' matches no cell"):
         plan(spec, Results(tmp_path), ["*/dqn-td3"])

@@ -269,7 +269,7 @@ def test_a_folder_of_runs_says_which_there_are(tmp_path):
     for name in ("8x8", "16x16"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "checkpoint.safetensors").touch()
-    with pytest.raises(PolicyKDError, match="runs holds several runs: name one of them, 16x16, 8x8"):
+    with pytest.raises(PolicyKDError, match="runs contains several runs: choose one of 16x16, 8x8"):
         DualStudent.load(tmp_path / "runs")
 
 

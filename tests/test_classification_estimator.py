@@ -69,7 +69,7 @@ def test_a_teacher_is_asked_about_the_very_rows():
     fitted = DistilledClassifier(teacher.fit(table, labels), **alone).fit(table, labels)
     assert fitted.score(table, labels) > 0.9
     assert np.array_equal(fitted.predict_proba(table), unfitted.predict_proba(table))
-    with pytest.raises(PolicyKDError, match="mixup: a teacher of scikit-learn answers for whole rows only"):
+    with pytest.raises(PolicyKDError, match="mixup: a scikit-learn teacher cannot label mixed rows"):
         DistilledClassifier(teacher, config={"mixup": 1.0, "alpha": 1.0}).fit(table, labels)
 
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_learned_is_one_line():
     for name in ("teacher", "student"):
         with pytest.raises(PolicyKDError, match=r"expected a function of \(features, classes\) .*, got Linear"):
             DistilledClassifier(**{name: nn.Linear(13, 3)}, **FAST).fit(X, Y)
-    with pytest.raises(PolicyKDError, match="teacher: LinearSVC has no predict_proba: choose one that has"):
+    with pytest.raises(PolicyKDError, match="teacher: LinearSVC has no predict_proba: choose one that does"):
         DistilledClassifier(LinearSVC(), **FAST).fit(X, Y)
     for config, line in (({"lr": 1}, "unknown key 'lr'"), (HintonConfig(), "changed settings as a dict, got Hinton")):
         with pytest.raises(PolicyKDError, match=line):  # before a teacher is made

@@ -83,7 +83,7 @@ WRONG = {
     "negative label": (lambda: fit((INPUTS, LABELS - 1)), "labels: -1 is out of range"),
     "labels of another kind": (lambda: fit((INPUTS, LABELS.float())), "one whole number per example, (96,), got"),
     "one-hot labels": (lambda: fit((INPUTS, nn.functional.one_hot(LABELS))), "got torch.int64 (96, 3)"),
-    "no labels": (lambda: fit((INPUTS,)), "have none, and this hinton looks at them: give fit((inputs, labels))"),
+    "no labels": (lambda: fit((INPUTS,)), "have none, but this hinton uses them: give fit((inputs, labels))"),
     "wrong validation labels": (lambda: fit(validation=(INPUTS, LABELS + 1)), "labels: 3 is out of range"),
     "sparse inputs": (lambda: fit((INPUTS.to_sparse(), LABELS)), "give to_dense() of a tensor"),
     "a sparse matrix": (lambda: fit((csr_matrix(INPUTS.numpy()), LABELS)), "toarray() of a matrix"),
@@ -91,14 +91,14 @@ WRONG = {
     "no logits in a dict": (lambda: fit(student=Named()), "alone or as .logits; got dict"),
     "an adaptor for other batches": (
         lambda: fit(adaptor=lambda batch: batch["x"]),
-        "adaptor: must give (inputs, labels) of each batch that it is asked about, here a tuple of 2: TypeError",
+        "adaptor: must return (inputs, labels) for each batch, here a tuple of 2: TypeError",
     ),
-    "an adaptor without labels": (lambda: fit(adaptor=lambda batch: batch[0]), "adaptor: must give (inputs, labels)"),
+    "an adaptor without labels": (lambda: fit(adaptor=lambda batch: batch[0]), "adaptor: must return (inputs, labels)"),
     "tensors for a divergence": (
         lambda: fit(divergence=nn.functional.kl_div),
-        "divergence: must give (B,) for two answers with .logits (B, C), the student's and the teacher's: TypeError",
+        "divergence: must return (B,) for two outputs with .logits (B, C), the student's and the teacher's: TypeError",
     ),
-    "a weight of one": (lambda: fit(example_weight=lambda teacher: teacher), "example_weight: must give (1, B) for"),
+    "a weight of one": (lambda: fit(example_weight=lambda teacher: teacher), "example_weight: must return (1, B) for"),
     "a weight of another shape": (lambda: fit(example_weight=lambda a, b: a[:, :2]), "one number for each of (16,)"),
     "torch's schedule": (
         lambda: fit(learning_rate_schedule=torch.optim.lr_scheduler.CosineAnnealingLR),
@@ -111,7 +111,7 @@ WRONG = {
     ),
     "validation of NaN": (
         lambda: fit(validation=(INPUTS.index_fill(0, torch.arange(5), torch.nan), LABELS)),
-        "the student's answers to 5 of 96 examples are NaN: look at these inputs",
+        "the student's answers to 5 of 96 examples are NaN: check these inputs",
     ),
     "predictions for NaN": (
         lambda: Distiller(net(8), net(8)).predict(INPUTS.index_fill(0, torch.arange(5), torch.nan)),
@@ -121,10 +121,10 @@ WRONG = {
     "empty loader": (lambda: fit(DataLoader(TensorDataset(INPUTS[:0]), 4)), "data: the training data are empty"),
     "empty validation": (lambda: fit(validation=(INPUTS[:0], LABELS[:0])), "data: the validation data are empty"),
     "lengths": (lambda: fit((INPUTS, LABELS[:-1])), "inputs and labels differ in length: [96, 95]"),
-    "no data": (lambda: fit(3), "data: a int is neither arrays (inputs, labels), a Dataset nor a DataLoader"),
-    "a mapping": (lambda: fit({"inputs": INPUTS, "labels": LABELS}), "data: a dict is neither arrays"),
-    "examples without labels": (lambda: fit([(row, None) for row in INPUTS]), "data: examples do not make a batch"),
-    "examples of many sizes": (lambda: fit([(row[: n % 6], 0) for n, row in enumerate(INPUTS)]), "do not make a batch"),
+    "no data": (lambda: fit(3), "data: a int is not arrays (inputs, labels), a Dataset or a DataLoader"),
+    "a mapping": (lambda: fit({"inputs": INPUTS, "labels": LABELS}), "data: a dict is not arrays"),
+    "examples without labels": (lambda: fit([(row, None) for row in INPUTS]), "data: examples cannot be collated"),
+    "examples of many sizes": (lambda: fit([(row[: n % 6], 0) for n, row in enumerate(INPUTS)]), "cannot be collated"),
     "strange batch": (lambda: fit(DataLoader(["a", "b"], 2, collate_fn=str)), "a batch is a str"),
     "no logits": (
         lambda: fit(student=nn.Flatten(0)),
@@ -135,9 +135,9 @@ WRONG = {
         "kd_loss is nan at step 1 (student)",
     ),
     "later infinity": (lambda: fit(adaptor=poison), "at step 2 (student): look at the inputs, or lower learning_rate"),
-    "mixup with labels": (lambda: fit(mixup=1.0), "mixup: only the teacher can label a mixture"),
+    "mixup with labels": (lambda: fit(mixup=1.0), "mixup: only the teacher can label mixed examples"),
     "mixup with a warm-up": (lambda: fit(mixup=1.0, alpha=1.0, warm_up_epochs=1), "mixup: only the teacher"),
-    "no teacher": (lambda: Distiller(net(4), None), "teacher: hinton needs one"),
+    "no teacher": (lambda: Distiller(net(4), None), "teacher: missing: hinton needs one"),
     "a teacher that is none": (
         lambda: Distiller(net(4), "resnet"),
         "a torch module, a Teacher, a list of them or None",
@@ -149,8 +149,8 @@ WRONG = {
     "bad setting": (lambda: fit(alpha=1.5), "config: alpha=1.5 must lie in [0, 1]"),
     "bad temperature": (lambda: fit(temperature=0.0), "config: temperature=0.0 must be positive"),
     "long warm-up": (lambda: fit(warm_up_epochs=2), "config: warm_up_epochs=2 of 1 epochs"),
-    "short cycle": (lambda: fit(method="rid", cycle_epochs=1), "needs room for both phases"),
-    "budget": (lambda: fit(method="disk", warm_up_epochs=0, budget=(0.5,)), "needs two numbers, first and last"),
+    "short cycle": (lambda: fit(method="rid", cycle_epochs=1), "must be at least 2, for both phases"),
+    "budget": (lambda: fit(method="disk", warm_up_epochs=0, budget=(0.5,)), "needs two numbers >= 0, first and last"),
     "device": (lambda: Distiller(net(4), net(4), device="tpu"), "device: 'tpu' is unknown"),
 }
 
@@ -323,12 +323,12 @@ def test_command(tmp_path, capsys):
     assert {"accuracy", "agreement", "kl", "ece", "nll"} <= result["test"].keys() and len(result["validation"]) == 2
     assert "policykd classify: rid on digits, 180 training examples" in capsys.readouterr().out
     main([*COMMAND, "--run-dir", str(run), "--resume"])  # all is done: the same result once more
-    assert "going on with student, passes done: 5" in capsys.readouterr().out  # 2 of the student, 3 of filters
+    assert "resuming student, passes done: 5" in capsys.readouterr().out  # 2 of the student, 3 of filters
     assert json.loads((run / "result.json").read_text(encoding="utf-8")) == result
     for arguments, message in (
         ([*COMMAND, "--run-dir", str(run)], "is not empty"),
         ([*COMMAND, "--run-dir", str(run), "--resume", "--epochs", "3"], "made with other settings"),
-        ([*COMMAND, "--resume"], "say which run"),
+        ([*COMMAND, "--resume"], "name the run"),
         (["classify", "--method", "rod"], "nearest: rkd, rid"),
     ):
         with pytest.raises(SystemExit) as stop:
@@ -340,7 +340,7 @@ def test_command(tmp_path, capsys):
     both = ["--teacher-files", str(weights), str(weights), "--teacher-features", "members.1.hidden"]
     main([*COMMAND, *both, "--run-dir", str(tmp_path / "ensemble")])
     for arguments, message in (
-        (["--teacher-files", str(weights), "--teacher-widths", "9"], "has another shape than the saved one"),
+        (["--teacher-files", str(weights), "--teacher-widths", "9"], "differs in shape from the saved one"),
         (["--teacher-files", str(run / "result.json")], "teacher: cannot read"),
         (["--teacher-files", "nothing"], "teacher: cannot read nothing"),
     ):

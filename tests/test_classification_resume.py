@@ -104,7 +104,7 @@ def test_fit_called_again_goes_on(teacher, caplog):
     before = weights(distiller.student), weights(distiller.method)
     assert caplog.text == ""
     distiller.fit(problem(), problem(seed=2))
-    assert f"fit: all {distiller.epochs} epochs are over: nothing was trained" in caplog.text
+    assert f"fit: all {distiller.epochs} epochs are done: nothing was trained" in caplog.text
     assert same(before[0], weights(distiller.student)) and same(before[1], weights(distiller.method))
 
 
@@ -227,11 +227,14 @@ class OneByOne(Dataset):
     [
         (
             (INPUTS[:48], LABELS[:48]),
-            r"training data are not the run's \(shapes \[\[96, 6\], \[96\]\] then, \[\[48, 6\]",
+            r"training data differ from the run's \(shapes \[\[96, 6\], \[96\]\] then, \[\[48, 6\]",
         ),
-        ((INPUTS.flip(0), LABELS.flip(0)), r"training data are not the run's \(as many, but others\): give the same"),
-        ((INPUTS, LABELS.where(torch.arange(96) > 0, (LABELS + 1) % 3)), "as many, but others"),
-        (DataLoader(TensorDataset(INPUTS + 1, LABELS), 16, shuffle=True), "as many, but others"),
+        (
+            (INPUTS.flip(0), LABELS.flip(0)),
+            r"training data differ from the run's \(as many examples, but different ones\): give the same",
+        ),
+        ((INPUTS, LABELS.where(torch.arange(96) > 0, (LABELS + 1) % 3)), "as many examples, but different ones"),
+        (DataLoader(TensorDataset(INPUTS + 1, LABELS), 16, shuffle=True), "as many examples, but different ones"),
         (OneByOne(range(95)), "rows 96 then, 95 now"),
     ],
 )
@@ -243,7 +246,7 @@ def test_a_resumed_run_refuses_other_data(other, words, teacher, tmp_path):
     before = (tmp_path / "run" / CHECKPOINT).read_bytes()
     with pytest.raises(PolicyKDError, match=words):
         resumed.fit(other, held)
-    with pytest.raises(PolicyKDError, match="the validation data are not the run's"):
+    with pytest.raises(PolicyKDError, match="the validation data differ from the run's"):
         resumed.fit(problem(), problem(seed=3))
     assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
     resumed.save(tmp_path / "again")

@@ -146,7 +146,7 @@ def test_names_that_are_no_unicode_are_told_and_kept(monkeypatch, capsys):
     odd = "x\udcff"  # what Python makes of a byte that is no UTF-8
     for words, rule in (
         (["--env", odd], "is not registered"),
-        (["--env", POINT, "--run-dir", odd], "no name in UTF-8"),
+        (["--env", POINT, "--run-dir", odd], "not a valid UTF-8 name"),
     ):
         with pytest.raises(SystemExit):
             main(["train", *words])

@@ -106,7 +106,7 @@ def test_what_discrete_features_cannot_hide_is_kept_back(caplog):
     cooperation = CooperativeDistillation(learners, one_hot=groups).fit([(table, labels), (table, labels)])
     lesson = cooperation.lessons_.set_index("teacher").loc["tree"]
     assert lesson["chosen"] > 0 and lesson["not_new"] > 0 and lesson["sent"] == 0
-    assert "nobody found a counterfactual for it" in caplog.text
+    assert "no learner found a counterfactual for it" in caplog.text
 
 
 def test_equal_seeds_are_equal_and_others_differ(fitted):
@@ -223,7 +223,7 @@ def test_nobody_can_teach_says_so_and_goes_on(caplog):
     table, labels = clouds(40)
     tree = DecisionTreeClassifier()
     cooperation = CooperativeDistillation([tree, tree], rounds=2).fit([(table, labels), (table, labels)])
-    assert "nobody gets right what it gets wrong" in caplog.text
+    assert "no learner is right where it is wrong" in caplog.text
     assert (cooperation.lessons_["qualified"] == 0).all() and len(cooperation.lessons_) == 4
     assert len(cooperation.received_["DecisionTreeClassifier_1"]) == 0
     assert hasattr(cooperation.learners_["DecisionTreeClassifier_2"], "tree_")

@@ -56,7 +56,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(files, capsys, monkeypatc
         with pytest.raises(SystemExit) as ended:
             main(["cooperate", *OWN, "--run-dir", "run"])
     assert ended.value.code == 130
-    assert "interrupted: nothing is saved before the end; --resume starts again" in capsys.readouterr().out
+    assert "interrupted: nothing is saved before the end; --resume starts over" in capsys.readouterr().out
     main(["cooperate", *OWN, "--run-dir", "run", "--resume"])
     assert (files / "run" / "teaching.png").exists()
 
@@ -96,10 +96,10 @@ def test_values_are_the_same_in_every_file_however_they_are_written(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x,x ,label\n1,1,red\n2,2,blue\n", "has two columns 'x': name them apart"),
-        ("x,x,label\n1,1,red\n2,2,blue\n", "has two columns 'x': name them apart"),
-        (",x,label\n0,1,red\n1,2,blue\n", "column 1 of .* has no name: .* only counts the rows .index=False"),
-        ("x,y,label\n1,2,red,\n2,3,blue,\n", "has more values in its rows than names in its header"),
+        ("x,x ,label\n1,1,red\n2,2,blue\n", "has two columns 'x': rename one"),
+        ("x,x,label\n1,1,red\n2,2,blue\n", "has two columns 'x': rename one"),
+        (",x,label\n0,1,red\n1,2,blue\n", "column 1 of .* has no name: .* only the row index .index=False"),
+        ("x,y,label\n1,2,red,\n2,3,blue,\n", "has more values per row than names in its header"),
     ],
 )
 def test_columns_that_would_be_named_or_moved_by_the_reader_are_refused(text, message, tmp_path):
@@ -126,9 +126,9 @@ def test_digits_without_any_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--label", "kin"], "one.csv has no column 'kin'; nearest: kind: say it by --label"),
+        (["--label", "kin"], "one.csv has no column 'kin'; nearest: kind: name it with --label"),
         (["--data", "one.csv", "none.csv"], "cannot read none.csv"),
-        (["--data", "one.csv"], "1 data files need as many kinds, got logistic tree"),
+        (["--data", "one.csv"], "1 data files need one kind each, got logistic tree"),
         (["--learners", "logistic", "trees"], "'trees' is unknown; nearest: tree"),
         (["--validation", "held.csv", "held.csv", "held.csv"], "validation needs one file, or one for each of 2"),
         (["--held-out", "1.5"], "held_out=1.5 must lie between 0 and 1"),
@@ -158,4 +158,4 @@ def test_faults_are_one_line(files, changes, message, capsys):
 def test_options_of_files_need_files(files, changes, capsys):
     with pytest.raises(SystemExit):
         main(["cooperate", *changes])
-    assert f"{changes[0]} is of files: name them by --data, or leave it out" in capsys.readouterr().err
+    assert f"{changes[0]} applies to files only: name them with --data, or leave it out" in capsys.readouterr().err

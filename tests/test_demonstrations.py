@@ -177,8 +177,11 @@ def test_histories_of_demonstrations_begin_anew_with_each_episode():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"method": "kickstarting"}, "fill: a TeacherStudent takes no states: give a TeacherStudent of dagger"),
-        ({"config": {"gru": 4}}, "takes no states"),
+        (
+            {"method": "kickstarting"},
+            "fill: a TeacherStudent cannot be filled with states: give a TeacherStudent of dagger",
+        ),
+        ({"config": {"gru": 4}}, "cannot be filled with states"),
         ({"config": {"dataset_size": 40}}, "dataset_size=40 keeps fewer than 50 states"),
         ({"env": "Pendulum-v1"}, "states have 4 observations, and Pendulum-v1 has 3"),
     ],
@@ -193,20 +196,20 @@ def test_what_cannot_take_demonstrations_says_so(changes, said):
 
 def test_a_data_set_alone_does_not_say_what_is_seen_of_demonstrations():
     student = TeacherStudent(POINT, towards, config={"net_arch": (8,), "eval_freq": 0})
-    with pytest.raises(PolicyKDError, match="fill: a LabelledStates takes no states"):
+    with pytest.raises(PolicyKDError, match="fill: a LabelledStates cannot be filled with states"):
         demonstrate(towards, POINT, 1).fill(student.dataset)
 
 
 @pytest.mark.parametrize(
     ("ask", "said"),
     [
-        (lambda: demonstrate(towards, POINT, 2, keep="success"), "keep: success needs a task whose info says"),
+        (lambda: demonstrate(towards, POINT, 2, keep="success"), "keep: success needs a task whose info has"),
         (lambda: demonstrate(away, reaches, 2, keep="success"), "none of 2 episodes was a success"),
-        (lambda: demonstrate(towards, POINT, 2, keep=1.5), "1.5 must be all, success or a quantile"),
+        (lambda: demonstrate(towards, POINT, 2, keep=1.5), "1.5 must be all, success, or a quantile"),
         (lambda: demonstrate(lambda o: np.full(2, np.nan), POINT, 1), "not 2 finite actions"),
         (lambda: demonstrate(lambda o: np.zeros(3), POINT, 1), "not 2 finite actions"),
         (lambda: demonstrate(towards, POINT, 1.5), "n_episodes=1.5 must be int"),
-        (lambda: demonstrate([], POINT, 1), "need an expert and an episode, got 0 and 1"),
+        (lambda: demonstrate([], POINT, 1), "need at least one expert and one episode, got 0 and 1"),
     ],
 )
 def test_what_cannot_be_demonstrated_is_one_line(ask, said):

@@ -111,7 +111,7 @@ def test_actions_may_count_from_any_number():
     assert teacher.score(FromTwo, 3).mean == LENGTH
     student = TeacherStudent(FromTwo, teacher, config=TAUGHT, compile=False).learn(48)
     assert set(student.predict(observations())[0]) <= {2, 3, 4}
-    with pytest.raises(PolicyKDError, match="gives actions that are none of 2 to 4"):
+    with pytest.raises(PolicyKDError, match="gives actions outside 2 to 4"):
         Teacher.load(expert, FromTwo)
 
 
@@ -178,7 +178,7 @@ def test_students_leave_as_files_that_act_alike(taught, tmp_path):
         env = {"env": Largest} if name.endswith("safetensors") else {}
         again = Teacher.load(tmp_path / name, trust=True, **env)
         assert again.discrete and again.predict(rows)[0].tolist() == acted.tolist(), name
-    with pytest.raises(PolicyKDError, match=r"C and NumPy know continuous actions alone: use onnx or torchscript$"):
+    with pytest.raises(PolicyKDError, match=r"C and NumPy support only continuous actions: use onnx or torchscript$"):
         to_c(taught, 0, tmp_path / "c", inputs="full")
 
 
@@ -209,12 +209,12 @@ def test_temperature_is_hintons_for_policies_too(tmp_path):
     torch.testing.assert_close(student.recipe.distillation.divergence(own, target), expected)
     tuned = student.fine_tune(0).recipe
     torch.testing.assert_close(tuned.divergence(own, target), expected)
-    with pytest.raises(PolicyKDError, match="continuous actions have none: variance_scale"):
+    with pytest.raises(PolicyKDError, match="continuous actions have none: use variance_scale"):
         TeacherStudent("Pendulum-v1", lambda o: np.zeros(1), config={"temperature": 2.0})
     peers = DualStudent(Largest, method="mutual", backbone="ppo", config={**PPO, "divergence": "nll", "temperature": 2})
     expected = distance(own, target, divergence_of("nll"), 2.0)
     torch.testing.assert_close(peers.recipe.distillation.divergence(own, target), expected)
-    with pytest.raises(PolicyKDError, match=r"temperature: 2\.0 softens logits, and continuous actions have none"):
+    with pytest.raises(PolicyKDError, match=r"temperature: 2\.0 softens logits, but continuous actions have none"):
         DualStudent("Pendulum-v1", config={"temperature": 2.0})
 
 
@@ -241,7 +241,7 @@ def test_choices_that_begin_beyond_0_have_no_agent_of_sb3_and_leave_as_what_they
     gym.register("FromTwo-v0", FromTwo, max_episode_steps=LENGTH)
     config = {"net_arch": (8,), "n_eval_episodes": 1, "eval_freq": 0, "round_steps": 40, "round_updates": 2}
     student = TeacherStudent("FromTwo-v0", lambda o: expert(o) + 2, config=config, run_dir=tmp_path / "run").learn(40)
-    with pytest.raises(PolicyKDError, match="choices of FromTwo-v0 begin at 2, and those of Stable-Baselines3's"):
+    with pytest.raises(PolicyKDError, match="actions of FromTwo-v0 start at 2, but those of Stable-Baselines3's"):
         student.to_sb3()
     assert not list((tmp_path / "run").rglob("*.zip")) and list((tmp_path / "run").rglob("best_model.safetensors"))
     rows = observations()
@@ -250,10 +250,10 @@ def test_choices_that_begin_beyond_0_have_no_agent_of_sb3_and_leave_as_what_they
     pytest.importorskip("onnxruntime")
     main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "files")])
     assert sorted(path.name for path in (tmp_path / "files").iterdir()) == ["FromTwo-v0.onnx", "FromTwo-v0.pt"]
-    assert "without sb3 and hub: the choices of FromTwo-v0 begin at 2" in capsys.readouterr().out
+    assert "without sb3 and hub: the actions of FromTwo-v0 start at 2" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "more"), "--format", "onnx", "sb3"])
-    assert "format: no sb3: the choices" in capsys.readouterr().err and not (tmp_path / "more").exists()
+    assert "format: no sb3: the actions" in capsys.readouterr().err and not (tmp_path / "more").exists()
 
 
 def test_distances_of_mean_actions_are_those_of_probabilities(taught):
@@ -276,9 +276,9 @@ def test_the_command_line_trains_goes_on_distils_and_plans_benchmarks(tmp_path, 
     settings += ["--n-eval-episodes", "1", "--compile", "no"]
     train = ["train", "--env", "CartPole-v1", "--backbone", "ppo", "--run-dir", str(tmp_path / "run"), *settings]
     main([*train, "--total-timesteps", "30"])
-    assert "no learner has learnt: 30 steps end before the first update" in capsys.readouterr().out
+    assert "no learner was trained: 30 steps end before the first update" in capsys.readouterr().out
     main([*train, "--total-timesteps", "128", "--resume"])
-    assert "going on from 30 steps" in (said := capsys.readouterr().out) and "has learnt" not in said
+    assert "resuming from 30 steps" in (said := capsys.readouterr().out) and "was trained" not in said
     rounds = ["--round-steps", "16", "--round-updates", "1", "--allow-weak-teacher", "--teacher-episodes", "1"]
     words = f"distill --final-episodes 3 --env CartPole-v1 --teacher {tmp_path / 'run'}"
     distill = [*words.split(), *settings[-8:], *rounds]
@@ -304,13 +304,13 @@ settings: {n_steps: 512}
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DualStudent(Largest, backbone="td3"), "backbone: td3 acts in continuous actions"),
-        (lambda: TeacherStudent(Largest, expert, backbone="sac"), "backbone: sac acts in continuous actions"),
-        (lambda: DualStudent(Several, backbone="ppo"), "MultiDiscrete actions; policykd trains continuous control"),
-        (lambda: TeacherStudent(Largest, expert, config={"divergence": "kl_forward"}), "says how likely each action"),
-        (lambda: TeacherStudent(Largest, expert, method="entropy_regularised"), "says how likely each action"),
+        (lambda: DualStudent(Largest, backbone="td3"), "backbone: td3 has continuous actions only"),
+        (lambda: TeacherStudent(Largest, expert, backbone="sac"), "backbone: sac has continuous actions"),
+        (lambda: DualStudent(Several, backbone="ppo"), "MultiDiscrete actions; policykd takes continuous"),
+        (lambda: TeacherStudent(Largest, expert, config={"divergence": "kl_forward"}), "action probabilities"),
+        (lambda: TeacherStudent(Largest, expert, method="entropy_regularised"), "action probabilities"),
         (lambda: TeacherStudent(Largest, expert, config={"divergence": "wasserstein2"}), "compares Gaussians"),
-        (lambda: TeacherStudent(Largest, expert, config={"collect_noise_std": 0.1}), "collect_noise_std: is noise"),
+        (lambda: TeacherStudent(Largest, expert, config={"collect_noise_std": 0.1}), "collect_noise_std: adds noise"),
         (lambda: Teacher.load(agent("PPO"), "Pendulum-v1"), "chooses one of 3 actions, Pendulum-v1 has 3 and 1"),
         (lambda: Teacher.load(agent("PPO"), "CartPole-v1"), "chooses one of 3 actions, CartPole-v1 has 4 and a choice"),
         (lambda: Teacher.load(lambda o: np.zeros((2, 2)), Largest), "not numbers of actions"),

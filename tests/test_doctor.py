@@ -407,10 +407,10 @@ def test_gradients_that_vanish_or_explode_are_named():
 def test_what_cannot_be_asked_is_one_line():
     for changes, said in (
         ({"student_observations": (0, 9)}, r"student_observations: columns must lie between 0 and 3, got \[0, 9\]"),
-        ({"teacher_observations": "legs"}, "teacher_observations: there is no group 'legs'"),
+        ({"teacher_observations": "legs"}, "teacher_observations: there is no observation group 'legs'"),
         ({"history": 0}, "history=0 must be positive"),
-        ({"teacher": [controller(), controller()]}, "one teacher at a time, got 2: ask about each"),
-        ({"student_observations": "legs"}, "there is no group 'legs' of observations; the task names none"),
+        ({"teacher": [controller(), controller()]}, "one teacher at a time, got 2: run it for each"),
+        ({"student_observations": "legs"}, "there is no observation group 'legs'; the task has no named groups"),
         ({"backbone": "dqn"}, "backbone: 'dqn' is unknown"),
         ({"n_episodes": 1}, "n_episodes=1 must be at least 4"),
     ):
@@ -421,7 +421,7 @@ def test_what_cannot_be_asked_is_one_line():
 def test_a_teacher_that_remembers_is_refused():
     teacher = Teacher.load(controller(), POINT)
     teacher.policy = teacher.policy.changed(step=lambda *_: None)
-    with pytest.raises(PolicyKDError, match="remembers its episode"):
+    with pytest.raises(PolicyKDError, match="is recurrent"):
         diagnose(teacher, POINT, **TEACHER_ALONE)
 
 

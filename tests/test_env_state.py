@@ -254,7 +254,7 @@ def test_refuses_another_environment():
     state = get_env_state(start("Hopper-v5"))
     with pytest.raises(ValueError, match="HopperEnv, not of"):
         set_env_state(build("Walker2d-v5"), state)
-    with pytest.raises(ValueError, match=r"the state is of Monitor .*: make the task in the same wrappers"):
+    with pytest.raises(ValueError, match=r"the state is of Monitor .*: wrap the task in the same wrappers"):
         set_env_state(policykd_envs.make("Hopper-v5"), state)
     state["layers"][-1]["attributes"]["data"]["fields"]["qpos"] = np.zeros(2)
     with pytest.raises(ValueError, match="another MuJoCo model"):

@@ -257,7 +257,7 @@ def test_a_start_with_batch_norm_estimates_its_statistics():
 
 
 def test_a_start_needs_one_architecture_and_a_fraction():
-    with pytest.raises(PolicyKDError, match=r"not of one architecture: 0\.weight"):
+    with pytest.raises(PolicyKDError, match=r"have different architectures: 0\.weight"):
         between(nn.Sequential(nn.Linear(3, 5)), nn.Sequential(nn.Linear(3, 4)), 0.5)
     with pytest.raises(PolicyKDError, match=r"fraction=1\.5"):
         between(network(0), network(1), 1.5)

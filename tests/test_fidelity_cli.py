@@ -46,7 +46,7 @@ def test_report_of_a_run(runs, tmp_path, capsys):
         (["0", "--control", "0"], "has the same teacher"),
         (["2"], "is not a run of policykd train, classify or distill"),
         (["3"], "is not a run of policykd train, classify or distill, but of another kind"),
-        (["4"], "is not finished: go on with policykd classify --resume"),
+        (["4"], "is not finished: resume with policykd classify --resume"),
         (["0", "--student-features", "hidden.9", "--teacher-features", "hidden.0"], "no module 'hidden.9'"),
     ],
 )

@@ -104,7 +104,7 @@ def test_report_of_a_run(runs, tmp_path, capsys, caplog):
     assert not caplog.text
     assert (tmp_path / "fidelity.csv").read_bytes() == before
     main(["fidelity", *asked[:1], *asked[3:], "--teacher", str(runs / "teacher1.safetensors")])
-    assert "the teacher's action is another at 100 % of the states that the run learnt from" in caplog.text
+    assert "the teacher's action differs at 100 % of the states that the run learnt from" in caplog.text
     (runs / "moved.safetensors").rename(runs / "teacher0.safetensors")
 
 
@@ -115,7 +115,7 @@ def test_report_of_a_run(runs, tmp_path, capsys, caplog):
         (["0", "--control", "teacher1.safetensors"], "net_arch was [4, 4], now "),
         (["peers.safetensors", "--teacher", "0"], "is a run of peers, which have no teacher"),
         (["0", "--control", "peers.safetensors"], "is a run of peers, which have no teacher"),
-        (["peers.safetensors", "--control", "0"], "is no run of peers that share nothing"),
+        (["peers.safetensors", "--control", "0"], "is not a run of independent peers"),
         (["0", "--student-features", "a", "--teacher-features", "b"], "are for runs of policykd classify"),
         (["0", "--steps", "-5"], "steps=-5 must be positive"),
     ],

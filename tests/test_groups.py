@@ -101,7 +101,7 @@ def test_agents_train_and_act_on_dicts():
     np.testing.assert_array_equal(agent.predict(observation)[0], agent.predict(flat)[0])
     many = {name: np.stack([part, part]) for name, part in observation.items()}
     assert agent.predict(many)[0].shape == (2, 2)
-    with pytest.raises(PolicyKDError, match="predict: the observation lacks the group way"):
+    with pytest.raises(PolicyKDError, match="predict: the observation has no group way"):
         agent.predict({"place": observation["place"]})
     with pytest.raises(PolicyKDError, match="have 4 numbers, got an array of shape"):
         agent.predict(np.zeros((2, 3)))
@@ -139,10 +139,10 @@ def test_columns_of_a_vector_get_names(tmp_path):
     np.testing.assert_allclose(live.predict(rows)[0], agent.predict(rows)[0], atol=1e-6)
     with pytest.raises(
         PolicyKDError,
-        match="student_observations: there is no group 'legs' of observations; nearest: place; there are way",
+        match="student_observations: there is no observation group 'legs'; nearest: place; there are way",
     ):
         TeacherStudent(POINT, towards, config={**named, "student_observations": "legs"})
-    with pytest.raises(PolicyKDError, match="the task names none: set observation_groups"):
+    with pytest.raises(PolicyKDError, match="the task has no named groups: set observation_groups"):
         TeacherStudent(POINT, towards, config={**SMALL, "student_observations": ("legs",)})
 
 
@@ -154,7 +154,7 @@ def test_groups_of_a_task_are_not_those_of_a_wrapper_that_moves_its_columns():
     same = gym.wrappers.RescaleObservation(named, np.float32(-1), np.float32(1))
     assert groups_of(same) == groups_of(gym.wrappers.ReshapeObservation(named, (2, 2))) == named.observation_groups
     assert groups_of(SelectObservation(named, (2, 3, 0))) == {}
-    with pytest.raises(PolicyKDError, match="the task names none: set observation_groups"):
+    with pytest.raises(PolicyKDError, match="the task has no named groups: set observation_groups"):
         TeacherStudent(
             lambda: SelectObservation(Named(gym.make(POINT)), (2, 3, 0)),
             None,
@@ -173,8 +173,8 @@ def test_the_teacher_reads_its_own_groups(choice):
 
 def test_a_function_that_makes_no_rows_is_refused():
     for function, said in (
-        (lambda o: o[:, :0], r"must make a tensor \(B, P\)"),
-        (lambda o: o.sum(), r"must make a tensor \(B, P\) of observations \(B, 4\), got \(\)"),
+        (lambda o: o[:, :0], r"must return a tensor \(B, P\)"),
+        (lambda o: o.sum(), r"must return a tensor \(B, P\) for observations \(B, 4\), got \(\)"),
         (lambda o: o[:, 9], "the function fails on observations"),
     ):
         with pytest.raises(PolicyKDError, match=f"student_observations: .*{said}|{said}"):

@@ -100,8 +100,8 @@ def test_faults_are_one_line(tmp_path):
     hole = random(4, 6)
     hole[2, 1] = float("nan")
     lines = {
-        "k=11 neighbours of 10 rows: choose k from 1 to 10": lambda: memory.search(random(1, 6), 11),
-        "k=10 neighbours of 9 rows": lambda: memory.search(random(1, 6), 10, exclude=torch.zeros(1)),
+        "k=11 neighbours, but there are 10 rows: choose k from 1 to 10": lambda: memory.search(random(1, 6), 11),
+        "k=10 neighbours, but there are 9 rows": lambda: memory.search(random(1, 6), 10, exclude=torch.zeros(1)),
         "k=0": lambda: memory.search(random(1, 6), 0),
         "1 of 4 keys hold NaN": lambda: memory.add(hole, torch.ones(4, 3) / 3),
         "1 of 4 queries hold NaN": lambda: memory.search(hole, 1),
@@ -113,10 +113,10 @@ def test_faults_are_one_line(tmp_path):
         r"got \(4, 6\) and \(3, 3\)": lambda: memory.add(random(4, 6), torch.ones(3, 3) / 3),
         r"queries must be \(B, 6\)": lambda: memory.search(random(1, 7), 1),
         r"must lie in \[0, 10\)": lambda: memory.remove(torch.tensor([10])),
-        "it is of another teacher": lambda: memory.check_teacher("another"),
+        "belongs to another teacher": lambda: memory.check_teacher("another"),
         "index='hnws' is unknown": lambda: KnowledgeBase(6, 3, "", index="hnws"),
         "there is no file": lambda: KnowledgeBase.load(tmp_path / "none"),
-        "checkpoint: '' is no path": lambda: memory.save(""),
+        "checkpoint: '' is not a path": lambda: memory.save(""),
     }
     for line, cause in lines.items():
         with pytest.raises(PolicyKDError, match=line) as error:
@@ -147,7 +147,7 @@ def test_files_of_others_are_refused(tmp_path):
     )
     for content in damaged:
         checkpoint.save(tmp_path / "other", content)
-        with pytest.raises(PolicyKDError, match=r"holds none, or a damaged one|holds no state"):
+        with pytest.raises(PolicyKDError, match=r"is not a knowledge base, or damaged|has no state"):
             KnowledgeBase.load(tmp_path / "other", "teacher")
 
 

@@ -89,9 +89,9 @@ def test_objects_learn_are_saved_by_name_and_resume_bit_for_bit(tmp_path):
 @pytest.mark.parametrize(
     ("missing", "words"),
     [
-        ("method", "method: this is an own part, curious: hand it in as method="),
-        ("backbone", "backbone: this is an own part, mean_td3: hand it in as backbone="),
-        ("config", r"hand in config=\{...\} with divergence \(absolute\), network \(Residual\)"),
+        ("method", "method: curious is a custom part: pass it as method="),
+        ("backbone", "backbone: mean_td3 is a custom part: pass it as backbone="),
+        ("config", r"pass config=\{...\} with divergence \(absolute\), network \(Residual\)"),
     ],
 )
 def test_loading_without_an_own_part_says_which(tmp_path, missing, words):
@@ -107,16 +107,16 @@ def test_loading_without_an_own_part_says_which(tmp_path, missing, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"method": 5}, "method: takes one of dpd, .* or a PeerMethod, not 5"),
+        ({"method": 5}, "method: must be one of dpd, .* or a PeerMethod, not 5"),
         ({"method": TEACHER_METHODS["bc"]}, "or a PeerMethod, not TeacherMethod"),
         ({"method": PeerMethod}, "or a PeerMethod, not <class '.*PeerMethod'>"),
-        ({"backbone": dict}, "backbone: takes one of ddpg, .*, not <class 'dict'>"),
+        ({"backbone": dict}, "backbone: must be one of ddpg, .*, not <class 'dict'>"),
         (
             {"backbone": make_learner("td3", 1)},
-            "backbone: takes one of ddpg, .* or a class made from .*, not <.*TD3 obj",
+            "backbone: must be one of ddpg, .* or a class made from .*, not <.*TD3 obj",
         ),
         ({"config": {"divergence": 5}}, "divergence=5 must be"),
-        ({"config": {"network": "mine"}}, "network: 'mine' is unknown; there is none by name: hand in an object"),
+        ({"config": {"network": "mine"}}, "network: 'mine' is unknown; none is known by name: pass an object"),
         ({"config": {"learning_rate": "fast"}}, "learning_rate='fast' must be"),
         ({"config": {"divergence": "action_mes"}}, "did you mean action_mse|action_mse"),
     ],
@@ -168,7 +168,7 @@ CONTRADICTIONS = [
     ({"coupling": "alone", "schedule": "held_kl"}, "coupling='alone' has none"),
     ({"coupling": "alone", "reward": "value"}, "coupling='alone' has none"),
     ({"coupling": "alone", "confident": True}, "coupling='alone' has none"),
-    ({"states": "mixed"}, "one of the two acts"),
+    ({"states": "mixed"}, "only one of the two acts"),
     ({"weight": "value_gate", "coupling": "proximal"}, "choose one"),
     ({"weight": "value_gate", "confident": True}, "choose one"),
     ({"confident": True, "coupling": "proximal"}, "choose one"),
@@ -216,12 +216,12 @@ def test_a_network_of_ones_own_is_tried_once(maker, words):
         ({"divergence": lambda a, b: 0.0}, "and returned float: docs"),
         (
             {"divergence": lambda a, b: (a.actions - b.actions).sum(-1) / 0},
-            "divergence: returned numbers that are not fin",
+            "divergence: returned non-fin",
         ),
-        ({"distill_schedule": lambda progress: "x"}, r"distill_schedule\(0.5\) gives 'x', and must give"),
+        ({"distill_schedule": lambda progress: "x"}, r"distill_schedule\(0.5\) returned 'x', but must return"),
         ({"distill_schedule": lambda: 1.0}, "fails at 0.5 .TypeError"),
-        ({"distill_schedule": lambda progress: np.nan}, "gives nan, and must give a finite"),
-        ({"learning_rate": lambda remaining: "x"}, r"learning_rate\(0.5\) gives 'x', and must give"),
+        ({"distill_schedule": lambda progress: np.nan}, "returned nan, but must return a finite"),
+        ({"learning_rate": lambda remaining: "x"}, r"learning_rate\(0.5\) returned 'x', but must return"),
         ({"learning_rate": lambda: 1}, "fails at 0.5 .TypeError"),
     ],
 )
@@ -250,12 +250,12 @@ def test_a_weight_of_ones_own_is_tried_once(columns, words):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"source": None, "weight": "disadvantage"}, "weight says how to copy, and source=None copies nobody"),
-        ({"source": None, "states": "pooled"}, "states says how to copy"),
-        ({"source": None, "copies": "policy and critics"}, "copies says how to copy"),
-        ({"compares": "actions"}, "compares='actions' is what a weight looks at"),
+        ({"source": None, "weight": "disadvantage"}, "weight sets how to copy, but source=None copies nobody"),
+        ({"source": None, "states": "pooled"}, "states sets how to copy"),
+        ({"source": None, "copies": "policy and critics"}, "copies sets how to copy"),
+        ({"compares": "actions"}, "compares='actions' needs a weight"),
         ({"source": "best", "adaptive": True}, "adaptive=True changes distill_coef"),
-        ({"copies": "policy and critics", "coupling": "joint"}, "copies='policy and critics' is a step of its own"),
+        ({"copies": "policy and critics", "coupling": "joint"}, "copies='policy and critics' is a separate step"),
     ],
 )
 def test_columns_of_a_peer_method_that_would_have_no_effect(columns, words):
@@ -266,8 +266,8 @@ def test_columns_of_a_peer_method_that_would_have_no_effect(columns, words):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"states": "pooled"}, "distils at the states of a group, and rollouts are a learner's own"),
-        ({"copies": "policy and critics"}, r"copies critics Q.s, a., and ppo has none"),
+        ({"states": "pooled"}, "distils on states of the whole group, but rollouts are not shared"),
+        ({"copies": "policy and critics"}, r"copies critics Q.s, a., but ppo has none"),
     ],
 )
 def test_columns_that_rollouts_would_not_follow(columns, words):
@@ -279,7 +279,7 @@ def test_a_function_of_a_teachers_student_is_tried_once():
     config = {"net_arch": (8,), "divergence": lambda own, target: own.actions - target.actions}
     with pytest.raises(PolicyKDError, match=r"divergence: must return one number per state, .K, B. = .1, 256., and"):
         TeacherStudent(POINT, lambda observation: np.zeros(2), config=config)
-    with pytest.raises(PolicyKDError, match=r"schedule\(0.5\) gives 'x', and must give"):
+    with pytest.raises(PolicyKDError, match=r"schedule\(0.5\) returned 'x', but must return"):
         TeacherMethod("mine", "", schedule=lambda progress: "x")
 
 
@@ -417,7 +417,7 @@ def test_a_plugin_makes_parts_known_to_the_command_line(module, choice, capsys):
     policykd([*train, "--total-timesteps", "100"])
     policykd([*train, "--total-timesteps", "200", "--resume"])
     policykd(["--plugins", module, "evaluate", "run", "--n-eval-episodes", "1"])
-    assert "going on from 100 steps" in capsys.readouterr().out
+    assert "resuming from 100 steps" in capsys.readouterr().out
 
 
 STUDENT = """
@@ -474,7 +474,7 @@ def test_a_plugin_makes_parts_known_to_a_benchmark(capsys):
     )
     with pytest.raises(SystemExit):
         policykd(["benchmark", "spec.yaml", "--plan"])
-    assert "needs policykd --plugins MODULE" in capsys.readouterr().err
+    assert "use policykd --plugins MODULE" in capsys.readouterr().err
     policykd(["--plugins", "own_method", "benchmark", "spec.yaml", "--jobs", "1"])
     said = capsys.readouterr().out
     assert "1 of 1 cells" in said and "(policykd --plugins own_method report results/own)" in said

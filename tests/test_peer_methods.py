@@ -492,7 +492,7 @@ def test_critics_are_copied_at_each_peers_own_rate(backbone):
         ({"method": "mutual", "config": {"distill_freq": 0}}, "distill_freq=0 must be positive"),
         (
             {"method": "mutual", "config": {"learning_rate": "lin_1e-3", "vary": {"learning_rate": (1e-3, 1e-4)}}},
-            "is a function of what remains of the run: give a number, or leave it out of vary",
+            "is a schedule: give a number, or leave it out of vary",
         ),
     ],
 )

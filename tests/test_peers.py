@@ -147,11 +147,11 @@ def test_whose_actor_does_not_move_draws_no_states_to_distil_at():
         ({"batch_size": (1, 2)}, "cannot differ between peers"),
         ({"gamma": (0.9, 1.5)}, "gamma=1.5 must lie in"),
         ({"gamma": "ab"}, "must be numbers"),
-        ({"gradient_steps": (1, 0)}, "must be whole, from 1 up"),
-        ({"gradient_steps": (1, 2.5)}, "must be whole, from 1 up"),
-        ({"n_steps": (1, 2.5)}, "must be whole, from 1 up"),
+        ({"gradient_steps": (1, 0)}, "must be integers >= 1"),
+        ({"gradient_steps": (1, 2.5)}, "must be integers >= 1"),
+        ({"n_steps": (1, 2.5)}, "must be integers >= 1"),
         ({"observations": ((0, 9), None)}, "vary.observations: columns must lie between 0 and 3"),
-        ({"observations": ("qpos", None)}, "there is no group 'qpos'"),
+        ({"observations": ("qpos", None)}, "there is no observation group 'qpos'"),
         ({"observations": 3}, "needs columns or names of groups"),
         ({"observations": (None,)}, "vary: observations has 1 value for 2 peers"),
     ],
@@ -179,12 +179,12 @@ def test_it_is_told_where_what_varies_has_no_effect(method, name, ent_coef, told
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        ("council", "council makes targets by the critics of the whole group"),
+        ("council", "council computes targets from the critics of the whole group"),
         ("piekd", "piekd copies critics"),
     ],
 )
 def test_a_value_of_one_discount_is_not_taken_for_one_of_another(method, words):
-    with pytest.raises(PolicyKDError, match=f"vary.gamma: {words}, and of unequal discounts"):
+    with pytest.raises(PolicyKDError, match=f"vary.gamma: {words}, and critics of different discounts"):
         make(method, config={"vary": {"gamma": (0.5, 0.95)}})
     make(method, config={"vary": {"n_steps": (1, 3)}})
 
@@ -431,7 +431,7 @@ def test_who_is_best_is_judged_by_no_more_episodes_than_are_kept():
 )
 def test_a_group_of_one_is_told_what_has_no_effect(config, told, caplog):
     make("share_replay", peers=1, config=config)
-    assert f"{told} has no effect: a group of 1 peer has no other" in caplog.text
+    assert f"{told} has no effect: the group has only 1 peer" in caplog.text
     caplog.clear()
     make("share_replay", config=config)
     assert caplog.text == ""
@@ -574,14 +574,14 @@ def test_the_mean_action_of_a_group_is_that_of_actions_within_bounds():
 
 
 def test_peers_without_a_replay_are_not_told_to_save_one():
-    with pytest.raises(PolicyKDError, match="learners of ppo keep no replay"):
+    with pytest.raises(PolicyKDError, match="ppo keeps no replay"):
         DualStudent(POINT, backbone="ppo", config={"net_arch": (8,)}).ship()
 
 
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda agent: agent.evaluate_group(0), "needs episodes from 1 and a seed from 0 up, got 0 and 0"),
+        (lambda agent: agent.evaluate_group(0), "needs at least 1 episode and a seed >= 0, got 0 and 0"),
         (lambda agent: agent.evaluate_group(2.5), "got 2.5 and 0"),
         (lambda agent: agent.evaluate_group(1, seed=None), "got 1 and None"),
         (lambda agent: agent.evaluate("1"), "got '1' and 0"),
@@ -658,7 +658,7 @@ def test_the_shipped_student_does_what_its_group_did_and_leaves_like_any_other(t
     assert gap < 0.1 * spread
     assert student.num_timesteps == 0
     student.to_sb3(1).save(tmp_path / "student.zip")
-    with pytest.raises(PolicyKDError, match="ship: learners of ppo keep no replay"):
+    with pytest.raises(PolicyKDError, match="ship: ppo keeps no replay"):
         DualStudent(POINT, backbone="ppo").ship()
 
 
@@ -777,7 +777,7 @@ def test_budgets_and_settings_that_contradict_are_refused():
     text = text.replace(
         "{gradient_steps: 3}\nmethods: [single]", "{vary: {gradient_steps: [1, 3]}}\nmethods: [independent]"
     )
-    with pytest.raises(PolicyKDError, match="utd=1 is the group's: leave"):
+    with pytest.raises(PolicyKDError, match="utd=1 applies to the whole group: leave"):
         parse_spec(text)
     (cell,) = parse_spec(text.replace("utd: 1\n", "")).cells
     assert group_updates(cell, 300) == (1 + 3) * (150 - 100)  # after 100 random steps of each of two peers

@@ -462,7 +462,7 @@ def test_every_method_runs_or_is_refused(method):
     arguments = {"method": method, "peers": 3, "seeds": (3, 7)}
     if METHODS[method].replay == "pooled":
         with pytest.raises(
-            PolicyKDError, match=f"{method} pools the replays of a group, and ppo learns from no replay"
+            PolicyKDError, match=f"{method} pools the replays of a group, but ppo does not use a replay"
         ):
             make(**arguments)
         return

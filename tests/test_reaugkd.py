@@ -150,7 +150,7 @@ def test_rows_of_the_memory_are_those_of_the_data_however_it_was_read(trained):
     shuffled = DataLoader(Rows(problem()), batch_sampler=LengthBatches(96, 16, seed=1), collate_fn=lambda batch: batch)
     memory, expected = build_memory(trained, shuffled), build_memory(trained, problem())
     torch.testing.assert_close(memory.keys, expected.keys)
-    with pytest.raises(PolicyKDError, match="own_rows says that these 50 examples are the 96 of the memory"):
+    with pytest.raises(PolicyKDError, match="own_rows needs the 96 examples of the memory, got 50"):
         with_memory(trained, memory).evaluate(problem(50, seed=3), own_rows=True)
 
 
@@ -308,11 +308,13 @@ def test_faults_are_one_line(trained, teacher):
     other = Distiller(net(8), trained_teacher(), method="reaugkd", config={**CONFIG, "seed": 1}, device="cpu")
     other.fit(problem())
     lines = {
-        "of another teacher": lambda: with_memory(other, memory),
-        "k=97 neighbours of 96 rows": lambda: with_memory(trained, memory, Lookup(k=97)).evaluate(problem()),
+        "to another teacher": lambda: with_memory(other, memory),
+        "k=97 neighbours, but there are 96 rows": lambda: with_memory(trained, memory, Lookup(k=97)).evaluate(
+            problem()
+        ),
         "beta=2 must lie": lambda: with_memory(trained, memory, Lookup(beta=2)),
         "no module 'bode'; nearest: body": lambda: Retrieval(net(8), memory, "bode"),
-        "needs a distiller of the method reaugkd after fit": lambda: build_memory(
+        "needs a distiller with method reaugkd after fit": lambda: build_memory(
             Distiller(net(8), teacher, config=FAST, device="cpu"), problem()
         ),
         "chosen on labelled": lambda: choose(with_memory(trained, memory), problem()[0]),

@@ -196,13 +196,13 @@ def test_fine_tuned_students_leave_as_onnx(tmp_path):
 
 def test_what_recurrent_students_cannot_do_is_refused():
     for changed, message in (
-        ({"method": "advisor"}, "gru: advisor's imitator keeps no state of its own: use kickstarting"),
-        ({"backbone": "td3", "config": {**REPLAY, "gru": 4}}, "gru: kickstarting beside td3 .* use ppo"),
+        ({"method": "advisor"}, "gru: advisor's imitator keeps no hidden state: use kickstarting"),
+        ({"backbone": "td3", "config": {**REPLAY, "gru": 4}}, "gru: kickstarting with td3 .* use ppo"),
         ({"config": {**ROLL, "gru": 4, "bptt_steps": 8}}, "bptt_steps=8 must divide n_steps=25"),
     ):
         with pytest.raises(PolicyKDError, match=message):
             TeacherStudent(POINT, expert, **{"method": "kickstarting", "config": {**ROLL, "gru": 4}, **changed})
-    with pytest.raises(PolicyKDError, match="td3 trains no students with gru: distil with ppo, or with history="):
+    with pytest.raises(PolicyKDError, match="td3 cannot train students with gru: distil with ppo, or use history="):
         TeacherStudent(POINT, expert, backbone="td3", config={**COPY, "gru": 4}).fine_tune(50)
     agent = TeacherStudent(POINT, expert, config={**COPY, "gru": 4})
     before = agent.learner.parameters.clone()

@@ -123,7 +123,7 @@ def test_memory_is_counted_as_it_is_taken(monkeypatch):
     SharedReplay(1000, 17, 6, 4, folder=Path)
     with pytest.raises(PolicyKDError, match="lower buffer_size"):
         SharedReplay(1000, 17, 6, 4)
-    with pytest.raises(PolicyKDError, match="buffer_on_disk is for learners on the CPU"):
+    with pytest.raises(PolicyKDError, match="buffer_on_disk needs learners on the CPU"):
         SharedReplay(1000, 17, 6, 4, device="cuda", folder=Path)
 
 

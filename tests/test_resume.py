@@ -53,7 +53,7 @@ def runs(request, tmp_path_factory):
 
     with contextlib.redirect_stdout(io.StringIO()) as output:
         main([*command, str(folder / "killed"), "--resume"])
-    assert f"going on from {SAVED} steps" in output.getvalue()
+    assert f"resuming from {SAVED} steps" in output.getvalue()
     return folder / "whole", folder / "killed", left
 
 
@@ -236,7 +236,7 @@ def test_a_run_that_lost_its_config_is_not_gone_on_with_as_if_it_had_no_folder(f
     before = contents(run)
     with pytest.raises(SystemExit):
         main(["train", "--env", POINT, "--total-timesteps", "300", *flags(), "--run-dir", str(run), "--resume"])
-    assert "run has a checkpoint and no config.json: restore it" in capsys.readouterr().err
+    assert "run has a checkpoint but no config.json: restore that file" in capsys.readouterr().err
     assert contents(run) == before
 
 
@@ -250,7 +250,7 @@ def test_the_budget_may_grow_and_a_finished_run_stays_as_it_is(finished, tmp_pat
     assert DualStudent.load(run).num_timesteps == 160
     assert DualStudent.load(run).evaluation_steps == [100, 160]
     assert logged_steps(run) == 160
-    assert "going on from 100 steps" in capsys.readouterr().out
+    assert "resuming from 100 steps" in capsys.readouterr().out
 
 
 def test_looking_at_the_logger_first_does_not_write_to_logs_that_resuming_cuts(finished, tmp_path):

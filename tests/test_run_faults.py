@@ -70,14 +70,14 @@ def test_resume_begins_where_nothing_is_there_and_anew_where_there_is_no_checkpo
     run = tmp_path / "empty"
     (run / "dpd-ddpg").mkdir(parents=True)
     main(train(run, "--resume"))
-    assert "going on" not in capsys.readouterr().out
+    assert "resuming" not in capsys.readouterr().out
     assert progress(run).equals(progress(tmp_path / "whole"))
 
 
 def test_resume_does_not_touch_a_folder_of_something_else(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("mine")
-    assert "holds no run of policykd" in refused(capsys, *train(tmp_path / "mine", "--resume"))
+    assert "is not a run of policykd" in refused(capsys, *train(tmp_path / "mine", "--resume"))
     assert contents(tmp_path) == {"mine/thesis.tex": b"mine"}
 
 
@@ -118,7 +118,7 @@ def test_cooperation_begins_anew_where_it_was_killed_and_knows_when_it_is_finish
         assert (run / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     before = contents(run)
     main([*words, str(run), "--resume"])
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
     assert contents(run) == before
     assert "seed was 0, now 1" in refused(capsys, *words, run, "--resume", "--seed", "1")
 
@@ -360,7 +360,7 @@ def test_what_is_refused_before_the_first_step_leaves_students_and_folder_as_the
         student.fine_tune(20, config={"anchor": "teacher", "critic_steps": 10})
     loaded = TeacherStudent.load(tmp_path / "run")
     recipe, files = loaded.recipe, sorted((tmp_path / "run").rglob("*"))
-    with pytest.raises(PolicyKDError, match=r"give the teacher .* to go on: load\(path, teacher=...\)$"):
+    with pytest.raises(PolicyKDError, match=r"pass the teacher .* to continue: load\(path, teacher=...\)$"):
         getattr(loaded, how)(20)
     assert loaded.recipe is recipe and sorted((tmp_path / "run").rglob("*")) == files
 
@@ -374,7 +374,7 @@ def test_a_task_that_raises_ends_in_one_line_and_keeps_the_learners(tmp_path, ca
     line = refused(capsys, *words, "--total-timesteps", "400")
     assert "environment: Raises-v0: reset raised RuntimeError: the simulator fell over at step" in line
     assert (
-        f"the learners are in {run / 'stopped.safetensors'}; go on from the last checkpoint with load() in Python"
+        f"the learners are in {run / 'stopped.safetensors'}; resume from the last checkpoint with load() in Python"
         in line
     )
     assert 'raise RuntimeError("the simulator fell over")' in (run / "error.txt").read_text(encoding="utf-8")
@@ -388,7 +388,7 @@ def test_a_task_that_raises_at_its_first_step_leaves_its_traceback_too(tmp_path,
 
     agent = DualStudent(POINT, config=TINY, run_dir=tmp_path / "run")
     monkeypatch.setattr(PointReach, "step", step)
-    with pytest.raises(PolicyKDError, match=r"no simulator here.*; traceback in .*error\.txt; .*begin anew$"):
+    with pytest.raises(PolicyKDError, match=r"no simulator here.*; traceback in .*error\.txt; .*start a new run$"):
         agent.learn(20)
     assert "in step\n" in (tmp_path / "run" / "error.txt").read_text(encoding="utf-8")
 
@@ -427,7 +427,7 @@ def test_a_deleted_folder_is_told_and_the_learners_are_kept(tmp_path):
             shutil.rmtree(run)
         return True
 
-    with pytest.raises(PolicyKDError, match=r"run was deleted while.*the learners are in .*stopped.safetensors"):
+    with pytest.raises(PolicyKDError, match=r"run was deleted during.*the learners are in .*stopped.safetensors"):
         agent.learn(100, callback=delete)
     assert DualStudent.load(run / "stopped.safetensors").num_timesteps == 100
 

@@ -292,11 +292,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, capsys):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     saved = checkpoint.load(run / "checkpoint.safetensors")["num_timesteps"]
-    expected = f"interrupted at {saved:,} steps, saved to {run / 'checkpoint.safetensors'}; go on with "
+    expected = f"interrupted at {saved:,} steps, saved to {run / 'checkpoint.safetensors'}; resume with "
     assert f"{expected}DualStudent.load({str(run)!r}) in Python, or --resume of the command policykd" in output
     assert "Traceback" not in errors
     main([*command, "--total-timesteps", str(saved + 60), "--resume"])
-    assert f"going on from {saved:,} steps" in capsys.readouterr().out
+    assert f"resuming from {saved:,} steps" in capsys.readouterr().out
     assert DualStudent.load(run).num_timesteps == saved + 60
 
 

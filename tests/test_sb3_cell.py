@@ -117,7 +117,7 @@ def test_the_baseline_learns_from_as_many_steps_as_ours(made, tmp_path, monkeypa
     run("td3", tmp_path, n_eval_episodes=1, n_steps=3)
     assert made[0].n_steps == made[0].replay_buffer.n_steps == 3
     monkeypatch.setitem(sb3.MODELS, "td3", lambda policy, env, learning_rate: None)  # of an SB3 without n_steps
-    with pytest.raises(PolicyKDError, match="n_steps=3 is unknown to this stable-baselines3"):
+    with pytest.raises(PolicyKDError, match="n_steps=3 does not exist in this stable-baselines3"):
         sb3.make_model("td3", TD3Config(n_steps=3, action_noise_std=0.0), None)
 
 
@@ -127,7 +127,7 @@ def test_networks_that_sb3_has_not_are_refused_when_the_benchmark_is_read(backbo
     monkeypatch.setitem(NETWORKS, "mine", lambda inputs, outputs: None)
     tasks = {"Pendulum-v1": {"backbones": [backbone], "reference": REFERENCE}}
     settings = {"n_steps": 50, **setting} if backbone == "ppo" else setting
-    with pytest.raises(PolicyKDError, match=f"{next(iter(setting))}=.* is not for agents of SB3"):
+    with pytest.raises(PolicyKDError, match=f"{next(iter(setting))}=.* does not apply to SB3 agents"):
         _ = parse_spec(changed(tasks=tasks, settings=settings, methods=["single", base])).cells
 
 

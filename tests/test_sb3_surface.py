@@ -126,7 +126,7 @@ def test_callbacks_hear_of_every_rollout_as_in_sb3(algorithm, settings, last):
 
 def test_a_call_of_learn_without_a_whole_rollout_says_that_nothing_is_learnt(caplog):
     agent = DualStudent(POINT, backbone="ppo", config={**ROLLOUTS, **QUIET})
-    said = "nothing is learnt in these 62 steps: a rollout of n_steps=32 takes 64,"
+    said = "these 62 steps train nothing: a rollout of n_steps=32 takes 64 "
     agent.learn(62)
     assert said in caplog.text and agent.recipe.n_updates == 0
     caplog.clear()
@@ -154,14 +154,14 @@ class Unwilling(sb3.BaseCallback):
 @pytest.mark.parametrize(
     ("callback", "said"),
     [
-        ("EvalCallback", "callback: got a str; SB3's callbacks, functions of"),
-        (sb3.CheckpointCallback, "callback: got the class CheckpointCallback: make one;"),
-        ([None], "callback: got a NoneType;"),
-        (3, "callback: got a int;"),
+        ("EvalCallback", "callback: must be an SB3 callback, a function of"),
+        (sb3.CheckpointCallback, "got the class CheckpointCallback: pass an instance"),
+        ([None], "a list of these, got a NoneType"),
+        (3, "a list of these, got a int"),
         (Unwilling(), "callback: Unwilling cannot begin here (AssertionError: it is not supported)"),
         (
             MaskableEvalCallback(DummyVecEnv([lambda: gym.make(POINT)]), verbose=0),
-            "callback: MaskableEvalCallback is of agents that take action_masks: give EvalCallback",
+            "callback: MaskableEvalCallback needs an agent that takes action_masks: use EvalCallback",
         ),
     ],
 )
@@ -188,11 +188,11 @@ def test_a_checkpoint_callback_keeps_the_replay_and_it_comes_back(tmp_path, monk
     assert not list(differences(other.replay_buffer.state(), agent.replay_buffer.state()))
     with pytest.raises(pickle.UnpicklingError):
         pickle.load(io.BytesIO(kept.read_bytes()))
-    with pytest.raises(PolicyKDError, match="holds no replay"):
+    with pytest.raises(PolicyKDError, match="is not a replay"):
         other.load_replay_buffer(tmp_path / "o" / "rl_model_80_steps.zip")
     with pytest.raises(PolicyKDError, match="there is no file"):
         other.load_replay_buffer(tmp_path / "missing.pkl")
-    with pytest.raises(PolicyKDError, match="save_replay_buffer: ppo with dagger learns from no replay"):
+    with pytest.raises(PolicyKDError, match="save_replay_buffer: ppo with dagger has no replay"):
         taught().save_replay_buffer(tmp_path / "x.pkl")
 
 
@@ -209,7 +209,7 @@ def test_what_is_no_path_is_refused_in_one_line(given):
     agent = dual()
     calls = agent.save, agent.save_replay_buffer, agent.load_replay_buffer, DualStudent.load
     for call in (*calls, lambda given: dual(run_dir=given)):
-        with pytest.raises(PolicyKDError, match=r"^\w+: .* is no path: give a str or a pathlib.Path$"):
+        with pytest.raises(PolicyKDError, match=r"^\w+: .* is not a path: give a str or a pathlib.Path$"):
             call(given)
 
 
@@ -220,7 +220,7 @@ def test_a_folder_is_no_file_to_write(tmp_path, monkeypatch):
         for path in (".", Path(), "..", "/"):
             with pytest.raises(PolicyKDError, match=r"^\w+: \S+ is a folder: name a file, such as "):
                 write(path)
-        with pytest.raises(PolicyKDError, match=r"^\w+: ('' is no path|\. is a folder)"):
+        with pytest.raises(PolicyKDError, match=r"^\w+: ('' is not a path|\. is a folder)"):
             write("")
     assert not list(tmp_path.iterdir())
 
@@ -328,31 +328,37 @@ def test_agents_teachers_and_distillers_say_what_they_are():
     [
         (lambda: DualStudent("MlpPolicy", POINT), "'MlpPolicy' is SB3's first argument; here the task comes first"),
         (lambda: TeacherStudent("MlpPolicy", POINT), "here the task comes first: TeacherStudent(env)"),
-        (lambda: DualStudent(POINT, "dpd"), "all but the first arguments are given by name"),
+        (lambda: DualStudent(POINT, "dpd"), "pass all but the first arguments by name"),
         (lambda: DualStudent(), "missing a required argument: 'env'"),
         (lambda: DualStudent(POINT, learning_rate=1e-3), "it is a setting: config={'learning_rate': ...}"),
         (lambda: TeacherStudent(POINT, 1, round_steps=3), "it is a setting: config={'round_steps': ...}"),
         (lambda: DualStudent(POINT, policy_kwargs={}), "unknown argument 'policy_kwargs'; its entries are settings"),
         (lambda: DualStudent(POINT, tensorboard_log="x"), "run_dir= is an argument of the agent"),
         (lambda: DualStudent(POINT, verbose=1), "learn(progress_bar=True) shows progress"),
-        (lambda: TeacherStudent(POINT, 1, vecnormalize="v"), "is of the teacher: Teacher.load(..., vecnormalize=...)"),
+        (
+            lambda: TeacherStudent(POINT, 1, vecnormalize="v"),
+            "belongs to the teacher: Teacher.load(..., vecnormalize=...)",
+        ),
         (lambda: DualStudent(POINT, methd="dpd"), "unknown argument 'methd'; nearest: method"),
         (
             lambda: dual().learn(40, log_interval=4),
             "DualStudent.learn: unknown argument 'log_interval'; it is called",
         ),
         (lambda: taught().learn(40, tb_log_name="x"), "TeacherStudent.learn: unknown argument 'tb_log_name'; run_dir="),
-        (lambda: dual().learn(40, reset_num_timesteps=False), "learn() goes on counting; a new agent begins anew"),
+        (
+            lambda: dual().learn(40, reset_num_timesteps=False),
+            "learn() continues the count; make a new agent to start over",
+        ),
         (lambda: dual().learn(total_timestep=40), "unknown argument 'total_timestep'; nearest: total_timesteps"),
         (lambda: dual().learn(), "DualStudent.learn: missing a required argument: 'total_timesteps'"),
         (lambda: taught().fine_tune(40, log_interval=4), "TeacherStudent.fine_tune: unknown argument 'log_interval'"),
         (lambda: dual().save("x", exclude=["env"]), "DualStudent.save: unknown argument 'exclude'; all of an agent"),
         (
             lambda: DualStudent.load("x", custom_objects={}),
-            "DualStudent.load: unknown argument 'custom_objects'; a file of",
+            "DualStudent.load: unknown argument 'custom_objects'; files of",
         ),
-        (lambda: TeacherStudent.load("x", print_system_info=True), "says what it was computed by; leave it out"),
-        (lambda: DualStudent.load("x", learning_rate=1e-3), "an agent keeps the settings that it was made with"),
+        (lambda: TeacherStudent.load("x", print_system_info=True), "records what it was computed by; leave it out"),
+        (lambda: DualStudent.load("x", learning_rate=1e-3), "an agent's settings cannot change"),
         (lambda: DualStudent.load("x", teecher=1, env=POINT), "unknown argument 'teecher'"),
         (lambda: DualStudent.load(), "missing a required argument: 'path'"),
         (lambda: DualStudent.load("MlpPolicy"), "checkpoint: there is no file MlpPolicy"),
@@ -367,7 +373,7 @@ def test_a_misplaced_argument_is_told_where_it_goes(call, said):
 @pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, pickle.dumps])
 def test_an_agent_that_is_copied_or_pickled_says_what_to_do(copied):
     agent = DualStudent(POINT, config={"net_arch": (4, 4)})
-    with pytest.raises(PolicyKDError, match=r"^DualStudent: an agent cannot be pickled or copied: save\(path\) it"):
+    with pytest.raises(PolicyKDError, match=r"^DualStudent: an agent cannot be pickled or copied: use save\(path\)"):
         copied(agent)
 
 
@@ -397,7 +403,7 @@ def test_an_activation_is_read_as_sb3s_policy_kwargs_write_it():
 @pytest.mark.parametrize(
     ("backbone", "config", "said"),
     [
-        ("td3", {"net_arch": {"pi": [8], "qf": [8]}}, "must be one list of widths, of actor and critics alike"),
+        ("td3", {"net_arch": {"pi": [8], "qf": [8]}}, "must be one list of widths, for actor and critics alike"),
         ("td3", {"activation_fn": torch.nn.LeakyReLU}, "'leakyrelu' must be Literal['relu', 'tanh', 'elu']"),
         ("ppo", {"clip_range": lambda left: 0.2 * left}, "clip_range_schedule='linear' lets it fall to 0"),
         ("ppo", {"clip_range_vf": None}, "values are not clipped, as in SB3 by default; leave it out"),
@@ -414,7 +420,9 @@ def test_a_setting_of_sb3_that_is_not_here_says_what_to_do(backbone, config, sai
 
 
 def test_what_reset_returns_is_no_observation():
-    with pytest.raises(PolicyKDError, match=r"predict: got what reset\(\) returns; take its first, the observation"):
+    with pytest.raises(
+        PolicyKDError, match=r"predict: got what reset\(\) returns: pass its first element, the observation"
+    ):
         dual().predict(gym.make(POINT).reset())
 
 

@@ -94,7 +94,7 @@ def test_students_of_several_sizes_are_distilled(capsys):
 
 def test_a_teacher_that_has_nothing_to_teach_leaves_no_folder():
     PPO("MlpPolicy", POINT, device="cpu", seed=0).save("teacher.zip")
-    with pytest.raises(PolicyKDError, match="it has nothing to teach"):
+    with pytest.raises(PolicyKDError, match="it is too weak to teach"):
         script("distill_teacher")(Path("teacher.zip"), POINT, sizes=(4,), steps=40, seeds=(0,), out=Path("students"))
     assert not Path("students").exists()
 

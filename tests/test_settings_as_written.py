@@ -177,7 +177,9 @@ def test_what_a_function_gives_for_a_setting_is_a_number_from_0_up(given):
         ("learning_rate", lambda function: Settings(TD3Config(learning_rate=function), 1, "cpu").advance(0.75)),
         ("distill_schedule", lambda function: schedule_of(function)(0.25)),
     ):
-        with pytest.raises(PolicyKDError, match=rf"config: {name}\(0.25\) gives {given!r}, and must give a finite"):
+        with pytest.raises(
+            PolicyKDError, match=rf"config: {name}\(0.25\) returned {given!r}, but must return a finite"
+        ):
             ask(lambda point: given if point == 0.25 else 1e-3)
     assert at(lambda remaining: np.float32(remaining), 0.25) == 0.75
 
@@ -197,7 +199,7 @@ def test_a_linear_learning_rate_falls_is_saved_and_comes_back(tmp_path, backbone
     ("name", "said"),
     [
         ("n_timesteps", "total_timesteps of learn"),
-        ("policy_kwargs", "settings themselves: net_arch"),
+        ("policy_kwargs", "settings of their own: net_arch"),
         ("normalize", "normalize_observation and normalize_reward"),
         ("noise_std", "action_noise_std"),
         ("use_sde", "leave it out"),
@@ -231,9 +233,9 @@ def test_counts_may_be_written_as_floats():
 @pytest.mark.parametrize("count", [1.5, True, "2", None, np.nan, np.inf])
 def test_a_count_that_is_none_is_not_taken_for_one_that_is_too_small(count):
     for ask, said in (
-        (lambda: check_peers(PEER_METHODS["dpd"], count), f"got {count!r}, which is no whole number"),
-        (lambda: check_episodes(count, 0), f"got {count!r} and 0; both are whole numbers"),
-        (lambda: check_seeds((0, count)), "seeds: need one or more whole numbers from 0 up"),
+        (lambda: check_peers(PEER_METHODS["dpd"], count), f"got {count!r}, not an integer"),
+        (lambda: check_episodes(count, 0), f"got {count!r} and 0; both must be integers"),
+        (lambda: check_seeds((0, count)), "seeds: must be one or more integers >= 0"),
         (lambda: check_threads(count), f"threads={count!r} must be a positive number"),
     ):
         with pytest.raises(PolicyKDError, match=re.escape(said)):
@@ -250,9 +252,9 @@ def test_a_budget_of_fine_tuning_that_is_none_leaves_the_students_as_they_were()
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"n_envs": 3}, "n_envs=3 cannot change any more"),
-        ({"net_arch": (8,)}, "net_arch=(8,) cannot change any more"),
-        ({"anchor": "teacher"}, "holds no students of ppo"),  # with or without a teacher
+        ({"n_envs": 3}, "n_envs=3 cannot change once fine-tuning has begun"),
+        ({"net_arch": (8,)}, "net_arch=(8,) cannot change once fine-tuning has begun"),
+        ({"anchor": "teacher"}, "is not available with ppo"),  # with or without a teacher
         ({"matmul_precision": "bfloat16"}, "matmul_precision: bfloat16 is not for this machine"),
     ],
 )
@@ -335,7 +337,7 @@ def test_what_says_neither_yes_nor_no_to_compiling_is_refused(compile):
 
 
 def test_a_device_that_is_none_is_refused():
-    with pytest.raises(PolicyKDError, match=r"^device: None is unknown: take auto, cpu, cuda"):
+    with pytest.raises(PolicyKDError, match=r"^device: None is unknown: use auto, cpu, cuda"):
         DualStudent(POINT, device=None)
 
 

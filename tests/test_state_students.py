@@ -120,11 +120,11 @@ class TestNearestStates:
         data, space = demonstrate(lambda o: np.full(1, 2.0), "Pendulum-v1", 1), Box(-2, 2, (1,))
         assert NearestStates.of(data, 3, space).predict(np.zeros(3))[0].tolist() == [2.0]
         for given in (None, Discrete(2)):
-            with pytest.raises(PolicyKDError, match=r"in \[-1, 1\], or choices, which are refused: give action_space"):
+            with pytest.raises(PolicyKDError, match=r"in \[-1, 1\], or discrete ones: give action_space"):
                 NearestStates.of(data, 3, given)
 
     def test_a_dict_of_observations_is_told_in_one_line(self):
-        with pytest.raises(PolicyKDError, match="not dicts: play FlattenObservation"):
+        with pytest.raises(PolicyKDError, match="not dicts: use FlattenObservation"):
             NearestStates(self.STATES, self.ACTIONS, 1).predict({"position": np.zeros(3)})
 
     def test_faults_are_one_line(self):

@@ -87,7 +87,7 @@ def test_flags_for_other_numbers_of_episodes_are_one_line(student, who):
     }
     policy, rows = asked[who](), np.zeros((3, 4), np.float32)
     _, state = policy.predict(rows, state=None, episode_start=[True])  # one for all, as broadcast
-    with pytest.raises(PolicyKDError, match="episode_start has 2 flags, and there are 3 observations"):
+    with pytest.raises(PolicyKDError, match="episode_start has 2 flags for 3 observations"):
         policy.predict(rows, state=state, episode_start=[True, False])
 
 
@@ -293,7 +293,7 @@ def test_units_learn_from_logged_episodes_what_an_observation_does_not_tell():
             start = np.zeros(1, bool)
         assert abs(action[0, 0] - cue) < 0.3
     assert student.learn(8).recipe.dataset.size == 256  # its own steps follow
-    with pytest.raises(PolicyKDError, match="does not say which of them are of one episode"):
+    with pytest.raises(PolicyKDError, match="does not say which states form an episode"):
         student.learn_from({"observations": rows}, 1)
 
 
@@ -362,7 +362,7 @@ def test_where_a_round_is_shorter_than_a_window_the_latest_steps_reach_back_to_m
     ("changes", "message"),
     [
         ({"gru": 4, "dataset_size": 39, "burn_in": 4}, "dataset_size=39 keeps no steps of n_envs=8 .* burn_in=4"),
-        ({"gru": None, "dataset_size": 7}, "n_envs=8 is more than the data set keeps"),
+        ({"gru": None, "dataset_size": 7}, "n_envs=8 exceeds what the data set keeps"),
     ],
 )
 def test_a_data_set_too_small_for_the_environments_is_one_line(changes, message):

@@ -87,7 +87,9 @@ def test_hintons_alpha_fades_and_the_gate_asks_who_finds_the_label_likelier():
 @pytest.mark.parametrize("value", [-1.0, float("nan"), "half"])
 def test_a_schedule_of_alpha_gives_numbers_from_0_up(value):
     config = HintonConfig(epochs=4, alpha_schedule=lambda progress: value if progress == 0.75 else 1.0)
-    with pytest.raises(PolicyKDError, match=r"config: alpha_schedule\(0.75\) gives .*, and must give a finite number"):
+    with pytest.raises(
+        PolicyKDError, match=r"config: alpha_schedule\(0.75\) returned .*, but must return a finite number"
+    ):
         METHODS["hinton"](config, STUDENT, TEACHER)  # before its first loss
 
 

@@ -29,7 +29,7 @@ def test_an_id_with_a_module_is_saved_whole_so_that_another_process_can_import_i
 def test_an_agent_of_a_changed_task_is_not_loaded_onto_the_unchanged_one(tmp_path):
     changed = gym.make("Pendulum-v1", g=2.0)
     DualStudent(changed, config=TINY).save(tmp_path / "agent")
-    with pytest.raises(PolicyKDError, match="give it as env="):
+    with pytest.raises(PolicyKDError, match="pass it as env="):
         DualStudent.load(tmp_path / "agent.safetensors")
     agent = DualStudent.load(tmp_path / "agent.safetensors", env=changed)
     assert agent.factory().unwrapped.g == 2.0
@@ -53,7 +53,7 @@ def test_an_instance_with_another_time_limit_or_wrappers_is_not_what_its_id_says
     config = {**TINY, "learning_starts": 4, "batch_size": 4, "n_eval_episodes": 0}  # an episode may be endless
     agent = DualStudent(instance, backbone="sac", config=config).learn(10)
     agent.save(tmp_path / "agent")
-    with pytest.raises(PolicyKDError, match="give it as env="):
+    with pytest.raises(PolicyKDError, match="pass it as env="):
         DualStudent.load(tmp_path / "agent.safetensors")
     loaded, shipped = DualStudent.load(tmp_path / "agent.safetensors", env=instance), agent.ship(gradient_steps=1)
     for same in (loaded, shipped):

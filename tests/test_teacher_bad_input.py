@@ -177,21 +177,21 @@ def test_a_torchscript_program_that_writes_files_does_not(tmp_path, refused, kin
 
 def test_what_is_no_teacher_says_so(tmp_path, refused):
     assert "there is no file" in refused(tmp_path / "missing.zip")
-    assert "must hold one agent of SB3 (zip); found: none" in refused(tmp_path)
+    assert "must contain one SB3 agent (zip); found: none" in refused(tmp_path)
     for name, content in (("text.zip", b"hello"), ("text.pt", b"hello")):
         (tmp_path / name).write_bytes(content)
-        assert f"{name} is no agent of SB3 (a zip with policy.pth)" in refused(tmp_path / name)
+        assert f"{name} is not an SB3 agent (a zip with policy.pth)" in refused(tmp_path / name)
     (tmp_path / "empty.zip").touch()
     assert "empty.zip is empty" in refused(tmp_path / "empty.zip")
     (tmp_path / "lfs.zip").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    assert "lfs.zip is a pointer of git-lfs" in refused(tmp_path / "lfs.zip")
+    assert "lfs.zip is a git-lfs pointer" in refused(tmp_path / "lfs.zip")
     for address in ("https://huggingface.co/sb3/ppo-Pendulum-v1", "sb3/ppo-Pendulum-v1"):
         assert "teachers are not downloaded: huggingface_hub.hf_hub_download" in refused(address)
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "other.zip is no agent of SB3" in refused(tmp_path / "other.zip")
+    assert "other.zip is not an SB3 agent" in refused(tmp_path / "other.zip")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "state.pt")
-    assert "state.pt holds tensors (weight) but not the network they are of" in refused(tmp_path / "state.pt")
+    assert "state.pt holds tensors (weight) but not their network" in refused(tmp_path / "state.pt")
     (tmp_path / "bad.onnx").write_bytes(b"hello")
     assert "bad.onnx cannot be read as ONNX" in refused(tmp_path / "bad.onnx")
     (tmp_path / "bad.safetensors").write_bytes(b"hello")
@@ -217,15 +217,15 @@ def test_a_damaged_agent_says_so(tmp_path, refused):
         assert "json.zip cannot be read as an agent of SB3" in refused(tmp_path / "json.zip")
     (tmp_path / "agent").mkdir()
     (tmp_path / "agent" / "vecnormalize.pkl").write_bytes(b"hello")
-    assert "vecnormalize.pkl is damaged or no VecNormalize" in refused(tmp_path / "agent.zip")
+    assert "vecnormalize.pkl is damaged or not a VecNormalize" in refused(tmp_path / "agent.zip")
     (tmp_path / "agent" / "vecnormalize.pkl").write_bytes(pickle.dumps({"a": 1}))
-    assert "holds no VecNormalize of observations" in refused(tmp_path / "agent.zip")
+    assert "has no VecNormalize of observations" in refused(tmp_path / "agent.zip")
 
 
 def test_two_agents_in_a_folder_are_not_guessed_between(tmp_path, refused):
     for name in ("a.zip", "b.zip"):
         agent("PPO").save(tmp_path / name)
-    assert "must hold one agent of SB3 (zip); found: a.zip, b.zip" in refused(tmp_path)
+    assert "must contain one SB3 agent (zip); found: a.zip, b.zip" in refused(tmp_path)
 
 
 def test_networks_that_are_no_mlp_are_refused(tmp_path, refused):
@@ -292,7 +292,7 @@ def test_a_teacher_named_after_another_task_is_refused_or_warned_about(tmp_path,
     agent("TD3", sized(17, 6)).save(tmp_path / "Walker2d-v3.zip")
     assert "its name says that it was trained on Walker2d" in refused(tmp_path / "Walker2d-v3.zip", "Hopper-v5")
     Teacher.load(tmp_path / "Walker2d-v3.zip", "HalfCheetah-v5")  # of the same sizes
-    assert "named after Walker2d and is asked to teach HalfCheetah-v5" in caplog.text
+    assert "named after Walker2d but teaches HalfCheetah-v5" in caplog.text
 
 
 def test_answers_that_are_not_finite_are_refused(tmp_path, refused):
@@ -371,11 +371,11 @@ def test_observations_of_another_size_are_refused():
             teacher.actions(wrong)
     with pytest.raises(PolicyKDError, match="reads 17 observations and gives 6 actions, Hopper-v5 has 11 and 3"):
         teacher.score("Hopper-v5", 2, 0)
-    with pytest.raises(PolicyKDError, match="observation_map, which needs the task: give env="):
+    with pytest.raises(PolicyKDError, match="observation_map, which needs a task: give env="):
         Teacher.load(agent("TD3", sized(2, 1)), observation_map=[0, 1])
 
 
 def test_a_score_needs_episodes():
     teacher = Teacher.load(lambda observation: np.zeros(2), Lopsided)
-    with pytest.raises(PolicyKDError, match="needs episodes from 1 and a seed from 0 up, got 0 and 0"):
+    with pytest.raises(PolicyKDError, match="needs at least 1 episode and a seed >= 0, got 0 and 0"):
         teacher.score(Lopsided, 0, 0)

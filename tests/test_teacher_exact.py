@@ -241,7 +241,7 @@ def test_an_own_policy_class_is_refused_in_a_zip_and_exact_live(tmp_path, algori
     model = algorithm(policy, Lopsided(), policy_kwargs={"net_arch": [4]}, seed=0, device="cpu")
     assert check(model, tmp_path / "agent.zip") == 2
     said = refused(tmp_path / "agent.zip")
-    assert "a policy class of its own (a class of test_teacher_exact)" in said
+    assert "a custom policy class (a class of test_teacher_exact)" in said
     # That it acts alike at some observations, as Same does at all, is no proof.
     assert Teacher.load(model, Lopsided).distribution(torch.from_numpy(observations()))[1] is None
 
@@ -269,7 +269,7 @@ def test_what_differs_from_sb3s_own_far_out_alone_acts_by_its_own_code():
         for source in (model, model.policy):
             teacher = Teacher.load(source, Lopsided, vecnormalize=False)
             np.testing.assert_allclose(teacher.predict(inputs)[0], wanted, atol=1e-5)
-    assert "has a predict that is not its policy's" in refused(FarPPO("MlpPolicy", Lopsided(), device="cpu"))
+    assert "overrides its policy's predict" in refused(FarPPO("MlpPolicy", Lopsided(), device="cpu"))
 
 
 def test_a_distribution_of_its_own_acts_by_its_own_code():
@@ -339,13 +339,13 @@ def test_settings_that_are_not_known_are_refused(tmp_path):
 def test_a_zip_without_its_settings_is_refused(tmp_path):
     model = PPO("MlpPolicy", Lopsided(), policy_kwargs={"net_arch": [4], "activation_fn": nn.ReLU}, device="cpu")
     model.save(tmp_path / "agent.zip", exclude=["policy_kwargs"])
-    assert "does not say its policy_kwargs, such as activation_fn" in refused(tmp_path / "agent.zip")
+    assert "does not contain its policy_kwargs, such as activation_fn" in refused(tmp_path / "agent.zip")
 
 
 def test_an_agent_that_needs_masks_of_its_actions_is_refused():
     masked = sb3_contrib.MaskablePPO("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": [4]}, device="cpu")
     for source in (masked, masked.policy):
-        with pytest.raises(PolicyKDError, match="needs action_masks, without which it may choose what is not allowed"):
+        with pytest.raises(PolicyKDError, match="needs action_masks, without which it may choose invalid actions"):
             Teacher.load(source, "CartPole-v1", vecnormalize=False)
 
 
@@ -369,8 +369,8 @@ def test_a_live_agent_that_samples_or_whose_predict_is_its_own_is_refused():
             actions, state = super().predict(observation, *arguments, **options)
             return actions * 0.5, state
 
-    assert "answers differently when asked twice" in refused(PPO(Noisy, Lopsided(), device="cpu"))
-    assert "has a predict that is not its policy's" in refused(Own("MlpPolicy", Lopsided(), seed=0, device="cpu"))
+    assert "gives different answers to the same observation" in refused(PPO(Noisy, Lopsided(), device="cpu"))
+    assert "overrides its policy's predict" in refused(Own("MlpPolicy", Lopsided(), seed=0, device="cpu"))
 
 
 def test_spaces_that_are_no_vectors_are_refused(tmp_path):

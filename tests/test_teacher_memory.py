@@ -78,7 +78,7 @@ def test_a_recurrent_teacher_with_values_teaches_by_them(method):
     config |= {"teacher_episodes": 2, "allow_weak_teacher": True, "distill_batch_size": 8}
     students = TeacherStudent(Remember, recurrent(enable_critic_lstm=False), method=method, config=config)
     assert students.learn(128).recipe.n_updates > 0
-    with pytest.raises(PolicyKDError, match="it remembers its episode, and values are asked of single states"):
+    with pytest.raises(PolicyKDError, match="it is recurrent, and values are needed for single states"):
         TeacherStudent(Remember, recurrent(), method=method, config=config)
 
 
@@ -153,13 +153,13 @@ def test_a_student_of_a_recurrent_teacher_goes_on_exactly(tmp_path):
 
 def test_a_recurrent_teacher_labels_no_single_states():
     agent = TeacherStudent(Remember, recurrent(), config=TEACHING)
-    with pytest.raises(PolicyKDError, match="remembers its episode"):
+    with pytest.raises(PolicyKDError, match="is recurrent"):
         agent.panel.answer(torch.zeros(1, 2, 1))
 
 
 @pytest.mark.parametrize("asked", [{"method": "value_gated"}, {"config": {**TEACHING, "distill_value_coef": 1.0}}])
 def test_why_a_recurrent_teacher_has_no_value_is_said(asked):
-    with pytest.raises(PolicyKDError, match="that is read: it remembers its episode, and values are asked of single"):
+    with pytest.raises(PolicyKDError, match="that can be used: it is recurrent, and values are needed for single"):
         TeacherStudent(Remember, recurrent(), **{"config": TEACHING, **asked})
 
 
@@ -301,7 +301,7 @@ def test_learning_from_logged_episodes_asks_whoever_remembers_along_them():
     learnt = TeacherStudent(Remember, Integrator(), config=TEACHING).learn_from(uneven, 1)
     labels = Labels.unpack(learnt.dataset.storage[:, :25, TEACHING["history"] :])
     np.testing.assert_allclose(labels.policy.actions[0], data.actions[kept], atol=1e-6)
-    with pytest.raises(PolicyKDError, match="a mapping does not say which of them are of one episode"):
+    with pytest.raises(PolicyKDError, match="a mapping does not say which states form an episode"):
         learnt.learn_from({"observations": data.observations}, 1)
 
 
@@ -323,7 +323,7 @@ waiting.reset = lambda: None
     ("controller", "said"),
     [
         (Needs(), "controller Needs cannot begin an episode .TypeError"),
-        (waiting, "controller waiting is a function or class, whose copies share their state"),
+        (waiting, "controller waiting is a function or class, whose copies share state"),
         (Integrator, "controller Integrator is a function or class"),
     ],
 )

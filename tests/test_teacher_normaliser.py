@@ -60,7 +60,7 @@ def test_a_normaliser_is_found_under_every_name(tmp_path, caplog, agent_file, st
     teacher = Teacher.load(folder / agent_file, task)
     np.testing.assert_allclose(teacher.predict(RAW)[0], wanted(model, env, RAW), atol=1e-5)
     assert not teacher.missing_normaliser
-    assert ("those of its run's end are taken" in caplog.text) == (
+    assert ("those from the end of its run are used" in caplog.text) == (
         agent_file[:8] == "rl_model" and "8" not in statistics
     )
 
@@ -99,7 +99,7 @@ def test_whose_a_normaliser_is_is_not_guessed(tmp_path):
         model.save(tmp_path / f"{name}.zip")
     env.save(tmp_path / "vecnormalize.pkl")
     with pytest.raises(
-        PolicyKDError, match=r"may be of another agent in .*: say vecnormalize=FILE, or vecnormalize=Fa"
+        PolicyKDError, match=r"may belong to another agent in .*: give vecnormalize=FILE, or vecnormalize=Fa"
     ):
         Teacher.load(tmp_path / "a.zip", task)
     given = Teacher.load(tmp_path / "b.zip", task, vecnormalize=tmp_path / "vecnormalize.pkl")
@@ -150,7 +150,7 @@ def test_statistics_under_other_names_are_not_passed_over(tmp_path, caplog, agen
     agent("SAC").save(path)
     assert not Teacher.load(path, task).policy.normalisers
     env.save(tmp_path / statistics)
-    with pytest.raises(PolicyKDError, match=f"{statistics} may hold the statistics of {path.name}: say vecnormalize="):
+    with pytest.raises(PolicyKDError, match=f"{statistics} may hold the statistics of {path.name}: give vecnormalize="):
         Teacher.load(path, task)
     model.save(path)
     assert Teacher.load(path, task).missing_normaliser
@@ -211,7 +211,7 @@ def test_a_given_normaliser_is_never_dropped(tmp_path, caplog, kind):
         assert "its environment has no VecNormalize: give vecnormalize=FILE" in caplog.text
     elif kind == "policy":
         Teacher.load(source, task)
-        assert "has no environment to tell whether its observations were normalised" in caplog.text
+        assert "has no environment, so it is unknown whether its observations were normalised" in caplog.text
 
 
 def test_a_normaliser_is_given_as_a_file_or_an_environment_that_has_one():
@@ -247,7 +247,7 @@ def test_two_normalisers_on_one_another_are_both_applied_live_and_refused_from_a
     torch.testing.assert_close(teacher.value(torch.from_numpy(raw)), value.float(), atol=1e-4, rtol=1e-4)
     model.save(tmp_path / "agent.zip")
     outer.save(tmp_path / "vecnormalize.pkl")  # SB3 saves the outer one alone
-    with pytest.raises(PolicyKDError, match="VecNormalize that never saw such observations"):
+    with pytest.raises(PolicyKDError, match="VecNormalize whose statistics do not match these observations"):
         Teacher.load(tmp_path / "agent.zip", task)
 
 
@@ -264,7 +264,7 @@ def test_statistics_of_what_was_normalised_already_are_named(tmp_path, caplog, s
     agent("PPO").save(tmp_path / "agent.zip")
     env.save(tmp_path / "agent_vecnormalize.pkl")
     Teacher.load(tmp_path / "agent.zip", Around0)
-    assert ("it was around another VecNormalize, which is missing" in caplog.text) == warned
+    assert ("it wraps another VecNormalize, which is missing" in caplog.text) == warned
 
 
 def test_a_wrapper_between_agent_and_environment_is_named(caplog):
@@ -278,7 +278,7 @@ def test_a_wrapper_between_agent_and_environment_is_named(caplog):
 
     model = PPO("MlpPolicy", Shifted(DummyVecEnv([Lopsided])), policy_kwargs={"net_arch": [4]}, device="cpu")
     Teacher.load(model, Lopsided)
-    assert "was trained behind Shifted, which is not applied" in caplog.text
+    assert "was trained with Shifted, which is not applied" in caplog.text
 
 
 def test_distill_takes_a_normaliser(tmp_path, monkeypatch):
@@ -296,7 +296,7 @@ def test_distill_takes_a_normaliser(tmp_path, monkeypatch):
     with pytest.raises(PolicyKDError, match="enough"):
         distill_run.run(distill.read(words))
     assert seen["vecnormalize"] == tmp_path / "v.pkl"
-    with pytest.raises(PolicyKDError, match="vecnormalize: is of one teacher"):
+    with pytest.raises(PolicyKDError, match="vecnormalize: applies to a single teacher"):
         distill_run.run(distill.read([*words, "--teacher", "a.zip", "b.zip"]))
 
 

@@ -133,7 +133,7 @@ def test_a_module_that_answers_with_a_dict_gives_its_action():
 
     module = Answers("loc")
     same(Teacher.load(module, Lopsided), module.net(torch.from_numpy(INPUTS)))
-    assert "answers with other, value, none of which is its action" in refused(Answers("other"))
+    assert "returns other, value, none of which is its action" in refused(Answers("other"))
 
 
 def test_modules_that_cannot_act_say_why():
@@ -156,7 +156,7 @@ def test_modules_that_cannot_act_say_why():
 
     assert "has no forward; give the part that maps observations to actions (it has actor)" in refused(Nothing())
     assert "module WantsDict fails on an observation (B, O) of float32 (" in refused(WantsDict())
-    assert "Uncopyable cannot be copied, and so not be frozen" in refused(Uncopyable())
+    assert "Uncopyable cannot be copied, so not frozen" in refused(Uncopyable())
     assert "gives 2 outputs (tuple)" in refused(SACActor())
 
 
@@ -188,7 +188,7 @@ def test_functions_that_fail_say_why(caplog):
     assert "gives 2 outputs (tuple); a teacher gives one, the action: take its [0]" in refused(lambda o: (o[:2], None))
     assert "fails on an observation" in refused(lambda o: o["a"])
     Teacher.load(lambda o: np.random.default_rng().uniform(-1, 1, ACTIONS), Lopsided)
-    assert "answers differently when asked twice" in caplog.text
+    assert "gives different answers to the same observation" in caplog.text
 
 
 def test_cleanrls_file_of_ppo_is_read_with_a_word_about_its_normaliser(tmp_path, caplog):
@@ -222,7 +222,7 @@ def test_rsl_rls_file_is_read_with_its_normaliser(tmp_path, place):
         content["critic_obs_norm_state_dict"] = {"_mean": torch.zeros(1, 7), "_std": torch.ones(1, 7)}
         content["obs_norm_state_dict"] = RslRl(True).actor_obs_normalizer.state_dict()
     torch.save(content, tmp_path / "model_3.pt")
-    assert 'does not say the activation of its layers: give activation="ELU"' in refused(tmp_path / "model_3.pt")
+    assert 'does not store its activation: give activation="ELU"' in refused(tmp_path / "model_3.pt")
     teacher = Teacher.load(tmp_path / "model_3.pt", Lopsided, activation="ELU")
     inputs = torch.from_numpy(INPUTS)
     same(teacher, network.actor(inputs if place is None else (inputs - 3.0) / (2.0 + 1e-2)))
@@ -264,8 +264,8 @@ def test_skrls_file_needs_its_network_and_brings_its_normaliser(tmp_path):
     teacher = Teacher.load(tmp_path / "agent.pt", Lopsided, network=shape)
     same(teacher, network(((torch.from_numpy(INPUTS) - 3.0) / 0.2).clamp(-5, 5)))
     assert all(map(torch.equal, before, shape.parameters()))  # the user's own is left alone
-    assert "just the network's names and shapes" in refused(tmp_path / "agent.pt", network=mlp(3, 1, 1, 1))
-    assert "just the network's names and shapes" in refused(
+    assert "it matches the network's names and shapes" in refused(tmp_path / "agent.pt", network=mlp(3, 1, 1, 1))
+    assert "it matches the network's names and shapes" in refused(
         tmp_path / "agent.pt", network=mlp(OBSERVATIONS, 9, ACTIONS)
     )
 
@@ -291,7 +291,7 @@ def test_modules_without_weights_say_so():
 
 def test_a_whole_module_in_a_file_is_not_run(tmp_path):
     torch.save(TD3Actor(), tmp_path / "whole.pt")
-    assert "holds more than tensors and would have to be run: it was not loaded" in refused(tmp_path / "whole.pt")
+    assert "holds more than tensors, and loading it would run code: it was not loaded" in refused(tmp_path / "whole.pt")
 
 
 def test_a_zip_of_data_alone_and_bare_tensors_of_sb3_say_what_to_give(tmp_path):
@@ -302,7 +302,7 @@ def test_a_zip_of_data_alone_and_bare_tensors_of_sb3_say_what_to_give(tmp_path):
         archive.writestr("data", json.dumps({"policy_class": {"__module__": "my.policies"}}))
     assert "load it with its library, and give the live model: Teacher.load" in refused(tmp_path / "sbx.zip")
     torch.save({"mlp_extractor.policy_net.0.weight": torch.zeros(2, 2)}, tmp_path / "policy.pth")
-    assert "a policy of SB3 without its settings, such as the activation" in refused(tmp_path / "policy.pth")
+    assert "an SB3 policy without its settings, such as the activation" in refused(tmp_path / "policy.pth")
 
 
 @pytest.mark.parametrize("form", ["no ending", "other ending", "unpacked", "hub"])

@@ -92,19 +92,19 @@ def test_nothing_of_the_pickle_is_run(tmp_path):
         def __reduce__(self):
             return Path.mkdir, (tmp_path / "run",)
 
-    assert "cannot be read as an agent of SBX" in refused(changed(tmp_path, "td3", lambda _: pickle.dumps(Bomb())))
+    assert "cannot be read as an SBX agent" in refused(changed(tmp_path, "td3", lambda _: pickle.dumps(Bomb())))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (b"leaky_relu", b"lucky_relu", "its activation_fn is lucky_relu of jax._src.nn.functions, which is not known"),
-        (b"jax._src.nn.functions", b"my_own_pkg.nn.functio", "of my_own_pkg.nn.functio, which is not known"),
-        (b"TD3Policy", b"MyTPolicy", "MyTPolicy of sbx.td3.policies is no network that is known"),
-        (b"Actor", b"Actre", "Actre of sbx.td3.policies is no network that is known"),
+        (b"leaky_relu", b"lucky_relu", "its activation_fn is lucky_relu of jax._src.nn.functions, which is unknown"),
+        (b"jax._src.nn.functions", b"my_own_pkg.nn.functio", "of my_own_pkg.nn.functio, which is unknown"),
+        (b"TD3Policy", b"MyTPolicy", "MyTPolicy of sbx.td3.policies is an unknown network"),
+        (b"Actor", b"Actre", "Actre of sbx.td3.policies is an unknown network"),
         (b"Dense_1", b"Dense_8", r"it has parts (Dense_0.bias"),
-        (b"_reconstruct_array", b"_construct_an_arra", "its weights are no arrays of JAX"),
+        (b"_reconstruct_array", b"_construct_an_arra", "its weights are not JAX arrays"),
     ],
 )
 def test_what_is_not_known_is_refused(tmp_path, old, new, said):
@@ -129,17 +129,17 @@ def test_an_activation_that_is_given_stands_for_one_that_is_not_known(tmp_path, 
 def test_a_damaged_pickle_is_one_line(tmp_path):
     for part in range(0, 100, 9):
         path = changed(tmp_path, "sac", lambda content, part=part: content[: len(content) * part // 100])
-        assert "cannot be read as an agent of SBX" in refused(path)
+        assert "cannot be read as an SBX agent" in refused(path)
 
 
 def test_bounds_of_log_std_that_sb3_has_not(tmp_path):
     limit, other = (b"log_std_min\x94J" + number.to_bytes(4, "little", signed=True) for number in (-20, -10))
     path = changed(tmp_path, "sac", lambda content: content.replace(limit, other))
-    assert "other bounds of log_std than SB3's -20 and 2" in refused(path)
+    assert "log_std bounds differ from SB3's -20 and 2" in refused(path)
 
 
 def test_options_that_say_nothing_of_it():
-    assert "is an agent of SBX, which says what it is" in refused(agent("sac"), algorithm="SAC")
+    assert "is an SBX agent, which names its algorithm" in refused(agent("sac"), algorithm="SAC")
 
 
 def test_it_is_found_in_its_folder_with_its_normaliser(tmp_path):

@@ -108,7 +108,7 @@ def test_fine_tuning_distils_no_values():
     agent.tuning, agent.config = None, change(agent.config, {"distill_value_coef": 1.0})
     agent.fine_tune(50)
     assert "train/value_loss" in agent.recipe.info and "distill/value_loss" not in agent.recipe.info
-    with pytest.raises(PolicyKDError, match=r"distill_value_coef=2.0 is not for fine_tune"):
+    with pytest.raises(PolicyKDError, match=r"distill_value_coef=2.0 does not apply to fine_tune"):
         agent.fine_tune(50, config={"distill_value_coef": 2.0})
 
 

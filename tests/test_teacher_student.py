@@ -416,14 +416,14 @@ def test_several_teachers():
         actions(several_teachers="by_task")
     with pytest.raises(PolicyKDError, match="teachers with a value"):
         actions(several_teachers="best_value")
-    with pytest.raises(PolicyKDError, match='task_of: is not asked with several_teachers="mean"'):
+    with pytest.raises(PolicyKDError, match='task_of: has no effect with several_teachers="mean"'):
         actions(task_of=lambda o: o[:, 0] > 0.5)
     for told, message in (
         (lambda o: o[:, 0].long() - 1, "numbered from 0 to 1, got -1"),
         (lambda o: o[:, 0] + 1, "numbered from 0 to 1, got 2.0"),
         (lambda o: o[:, 0] / 2, "numbered from 0 to 1, got 0.5"),
-        (lambda o: o[:, :1].long(), r"must make a tensor \(2,\) of 2 observations, got \(2, 1\)"),
-        (lambda o: 0, "of 2 observations, got int"),
+        (lambda o: o[:, :1].long(), r"must return a tensor \(2,\) for 2 observations, got \(2, 1\)"),
+        (lambda o: 0, "for 2 observations, got int"),
     ):
         with pytest.raises(PolicyKDError, match=f"task_of: .*{message}"):
             actions(several_teachers="by_task", task_of=told)
@@ -445,10 +445,10 @@ def test_every_environment_has_its_teacher(method):
         assert kept.tolist() == [[-1.0, 0.0, 1.0, -1.0] * 10] * 2
     alone = [Teacher.load(one, POINT).score(POINT, 4, 0).returns for one in far]
     np.testing.assert_allclose(score.returns, [alone[e % 3][e] for e in range(4)], atol=1e-3)
-    with pytest.raises(PolicyKDError, match="by_environment needs environments, and these states are of none"):
+    with pytest.raises(PolicyKDError, match="by_environment needs environments, but these states have none"):
         agent.panel.answer(torch.zeros(1, 2, 4))
     for few in ({"n_envs": 2}, {"teacher_episodes": 2}):
-        with pytest.raises(PolicyKDError, match="must be 3 or more, that each of 3 teachers by_environment is asked"):
+        with pytest.raises(PolicyKDError, match="must be at least 3, one for each of 3 teachers by_environment"):
             TeacherStudent(POINT, far, config={**config, **few})
 
 
@@ -506,7 +506,7 @@ def test_a_student_becomes_an_sb3_model_and_a_file(tmp_path, backbone, kind):
     np.testing.assert_array_equal(loaded.predict(observations, learner=1)[0], expected)
     assert loaded.num_timesteps == 100
     assert isinstance(load_agent(tmp_path / "student.safetensors"), TeacherStudent)
-    with pytest.raises(PolicyKDError, match="give the teacher"):
+    with pytest.raises(PolicyKDError, match="pass the teacher"):
         loaded.learn(40)
 
 
@@ -544,17 +544,20 @@ def test_values_are_distilled_beside_rl_off_policy_too(critic_teacher, backbone)
     [
         ({"method": "dpd"}, "dpd is for peers: use DualStudent"),
         ({"method": "dager"}, "'dager' is unknown; nearest: dagger"),
-        ({"method": "ppd", "backbone": "td3"}, "ppd learns on policy: use ppo, not td3"),
+        ({"method": "ppd", "backbone": "td3"}, "ppd is on-policy: use ppo, not td3"),
         ({"method": "value_gated"}, "needs a teacher with a value"),
         ({"method": "entropy_regularised"}, "standard deviation: set teacher_std"),
         ({"config": {"divergence": "gaussian_kl_forward"}}, "has no standard deviation: set teacher_std"),
-        ({"config": {"divergence": "nll"}, "backbone": "td3"}, "nll compares Gaussians, and the student is determ"),
+        ({"config": {"divergence": "nll"}, "backbone": "td3"}, "nll compares Gaussians, but the student is determ"),
         ({"config": {"distill_value_coef": 1.0}}, "has no value to distil"),
         ({"config": {"temperature": 0.0}}, "temperature=0.0 must be positive"),
         ({"config": {"scale_free": False}}, "scale_free=False is for peers"),
         ({"backbone": "sac", "config": {"vary": {"learning_rate": (1e-3, 3e-4)}}}, "vary=.* is for peers"),
-        ({"config": {"distill_schedule": "held_kl"}}, "held_kl weighs a teacher against RL; dagger has none"),
-        ({"method": "fine_tune"}, "begun by fine_tune"),
+        (
+            {"config": {"distill_schedule": "held_kl"}},
+            "held_kl weighs the teacher against RL, but dagger has no RL loss",
+        ),
+        ({"method": "fine_tune"}, "then call fine_tune"),
         ({"teacher": []}, "the list of teachers is empty"),
     ],
 )
@@ -581,7 +584,9 @@ def test_a_weak_teacher_is_refused_before_anything_is_learnt():
         return np.zeros(2, np.float32)
 
     agent = TeacherStudent("Pendulum-v1", lambda observation: np.zeros(1, np.float32), config=COPY)
-    with pytest.raises(PolicyKDError, match=r"(nothing to teach|that it is better); allow_weak_teacher"):
+    with pytest.raises(
+        PolicyKDError, match=r"(too weak to teach|that it is better); to use it anyway, set allow_weak_teacher"
+    ):
         agent.learn(100)
     assert agent.num_timesteps == 0
     near = TeacherScore("t", POINT, np.array([-50.0, 1.0]), np.array([-80.0, -60.0]))
@@ -706,6 +711,6 @@ def test_calls_too_short_to_learn_anything_say_so(calls, changes, warns, caplog)
     before = agent.learner.actor.clone()
     for steps in calls:
         agent.learn(steps)
-    said = [record.getMessage() for record in caplog.records if "nothing is learnt" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "train nothing" in record.getMessage()]
     assert len(said) == warns * len(calls)
     assert torch.equal(agent.learner.actor, before) == (warns or calls == [0])

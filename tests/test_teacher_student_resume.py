@@ -118,7 +118,7 @@ def test_the_command_trains_compares_sizes_and_resumes(tmp_path, capsys):
     assert contents(tmp_path / "one") == before
     longer = [*common[:-2], "160", "--run-dir"]
     main([*longer, str(tmp_path / "one"), "--student", "4x4", "--resume"])
-    assert "going on from 80 steps" in capsys.readouterr().out
+    assert "resuming from 80 steps" in capsys.readouterr().out
     assert TeacherStudent.load(tmp_path / "one").num_timesteps == 160
 
 
@@ -134,7 +134,7 @@ def test_the_command_fine_tunes_and_resumes(tmp_path, capsys):
     main([*common, "64"])
     assert "fine-tuning with the task's own reward" in capsys.readouterr().out
     main([*common, "128", "--resume"])
-    assert "going on from 144 steps" in capsys.readouterr().out
+    assert "resuming from 144 steps" in capsys.readouterr().out
     agent = TeacherStudent.load(tmp_path / "run")
     assert (agent.method_name, agent.num_timesteps, agent.fine_tuned_steps) == ("fine_tune", 208, 128)
     assert (tmp_path / "run" / "dagger-ppo").is_dir()
@@ -153,7 +153,7 @@ def test_the_command_fine_tunes_and_resumes(tmp_path, capsys):
 
 def test_bad_input_on_the_command_line_is_one_line(capsys):
     for words, message in (
-        (["--env", POINT], "say who teaches with --teacher"),
+        (["--env", POINT], "name it with --teacher"),
         (["--env", POINT, "--teacher", "nowhere.zip"], "there is no file nowhere.zip"),
         (["--env", POINT, "--teacher", "x", "--student", "64by64"], "is not a list of widths"),
         (["--backbone", "pro"], "'pro' is unknown; nearest: ppo"),
@@ -172,7 +172,7 @@ def test_a_checkpoint_of_a_student_says_which_teacher_it_had(tmp_path):
     assert loaded.settings == agent.settings
     assert loaded.settings["teacher"] == "function expert"
     assert loaded.score_teacher().mean == agent.score_teacher().mean
-    with pytest.raises(PolicyKDError, match=r"give the teacher \(function expert\)"):
+    with pytest.raises(PolicyKDError, match=r"pass the teacher \(function expert\)"):
         loaded.learn(10)
 
 
@@ -184,7 +184,7 @@ def test_another_teacher_is_scored_and_named_and_what_the_data_set_holds_is_said
     TeacherStudent(POINT, expert, config=COPY, seeds=(0, 3)).learn(80).save(tmp_path / "first", include_replay=True)
     agent = TeacherStudent.load(tmp_path / "first.safetensors", teacher=contrary)
     assert (agent.score, agent.teacher_source, caplog.text) == (None, "function contrary", "")
-    with pytest.raises(PolicyKDError, match=r"function contrary returns .* it has nothing to teach"):
+    with pytest.raises(PolicyKDError, match=r"function contrary returns .* it is too weak to teach"):
         agent.learn(10)
     assert TeacherStudent.load(tmp_path / "first.safetensors", teacher=expert).score is not None
     assert TeacherStudent.load(tmp_path / "first.safetensors").score is not None and caplog.text == ""
@@ -207,8 +207,10 @@ def test_whose_answers_the_data_set_holds_is_said_once_where_learning_goes_on(tm
     assert (agent.label_mismatch() > 0.5) == said
     for _ in range(2):
         agent.learn(40)
-    line = "function slower teaches from now on, and 80 states of the data set keep answers of function expert"
-    assert caplog.text.count("teaches from now on") == caplog.text.count(line) == said
+    line = (
+        "function slower is the teacher from now on, but 80 states of the data set keep the labels of function expert"
+    )
+    assert caplog.text.count("is the teacher from now on") == caplog.text.count(line) == said
 
 
 class Pushes:
@@ -242,8 +244,8 @@ def test_logged_actions_do_not_stand_for_a_teacher_that_was_handed_in_later(tmp_
     TeacherStudent(POINT, None, config=COPY).learn_from(logged, 5).save(tmp_path / "first", include_replay=True)
     agent = TeacherStudent.load(tmp_path / "first.safetensors", teacher=expert)
     agent.learn(40).save(tmp_path / "second", include_replay=True)
-    assert "60 states of the data set keep actions that were logged" in caplog.text
-    with pytest.raises(PolicyKDError, match=r"give the teacher \(function expert\)"):
+    assert "60 states of the data set keep the logged actions" in caplog.text
+    with pytest.raises(PolicyKDError, match=r"pass the teacher \(function expert\)"):
         TeacherStudent.load(tmp_path / "second.safetensors").learn_from(logged, 5)
 
 

@@ -82,7 +82,7 @@ def test_what_rsl_rl_writes_now_acts_as_there(tmp_path, memory, normalised):
 @pytest.mark.parametrize("distribution", ["HeteroscedasticGaussian", "Beta"])
 def test_distributions_that_rsl_rls_file_does_not_tell_apart_are_refused(tmp_path, distribution):
     path, _, _ = rsl_rl(tmp_path, distribution=distribution)
-    assert "does not say of which distribution" in refused(path, activation="ELU")
+    assert "of an unknown distribution" in refused(path, activation="ELU")
 
 
 @needs_skrl
@@ -191,7 +191,7 @@ def test_a_policy_of_skrls_has_its_own_normaliser(tmp_path, beside, mean, place,
     seen = inputs if mean is None else ((inputs - mean) / (2.0 + 1e-8)).clamp(-5, 5)
     teacher = Teacher.load(path, Task, network=Net())
     assert_plays(teacher, inputs[None].numpy(), network(seen)[None].detach().numpy())
-    assert ("as in skrl 1; where skrl 2 wrote it, say vecnormalize=False" in caplog.text) == (mean == 2.0)
+    assert ("as in skrl 1; if skrl 2 wrote it, give vecnormalize=False" in caplog.text) == (mean == 2.0)
 
 
 def test_statistics_beside_a_network_are_not_passed_over(tmp_path):
@@ -229,5 +229,5 @@ def test_modules_that_remember_or_sample_are_told(caplog):
     Teacher.load(ByItsBatch(), Task)
     assert not caplog.text
     Teacher.load(Counts(), Task)
-    assert "module Counts answers differently when asked twice" in caplog.text
+    assert "module Counts gives different answers to the same observation" in caplog.text
     assert "fails on an observation (B, O)" in refused(Remembers())

@@ -125,7 +125,7 @@ def test_faults_of_files(tmp_path):
         with pytest.raises(PolicyKDError, match=line):
             read_texts(write(tmp_path / str(number), content, content))
     train, dev = (f"sentence\tlabel\nx\tbad\ny\t{other}\n" for other in ("good", "1"))
-    with pytest.raises(PolicyKDError, match=r"the test part of .* has a class '1' that its training part has not"):
+    with pytest.raises(PolicyKDError, match=r"the test part of .* has a class '1' that its training part lacks"):
         read_texts(write(tmp_path / "other", train, dev))
     with pytest.raises(PolicyKDError, match="examples=11 of 10 texts"):
         split(reviews(10, 0), 11, 0.1, 0)
@@ -178,7 +178,7 @@ def test_what_leaves_nothing_of_a_text_or_no_epoch_is_refused_before_the_run_fol
     words = ["text", "--data", str(write(tmp_path / "data", rows, rows)), "--teacher", str(folder)]
     for changes, message in (
         (["--max-length", "-1"], "max_length=-1 must be above 2"),
-        (["--max-length", "2"], "max_length=2 must be above 2, the special tokens of a text"),
+        (["--max-length", "2"], "max_length=2 must be above 2, the number of special tokens"),
         (["--teacher-epochs", "-1"], "teacher_epochs=-1 must not be negative"),
         (
             ["--max-length", "64"],
@@ -195,7 +195,7 @@ def test_an_encoder_that_is_not_whole_is_refused(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
     (copy / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
-    with pytest.raises(PolicyKDError, match="lacks weights of its encoder, or has them in other shapes: bert"):
+    with pytest.raises(PolicyKDError, match="lacks weights of its encoder, or has them in different shapes: bert"):
         load_classifier(copy, 2, 0)
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "model.safetensors").write_bytes(b"cut short")
@@ -254,8 +254,8 @@ def test_first_layers_are_copied_and_padding_does_not_matter(folder):
 def test_faults_of_folders(folder, tmp_path):
     lines = {
         "has no config.json": lambda: load_tokenizer(tmp_path / "none"),
-        "has 3 layers, asked for 4": lambda: load_classifier(folder, 2, 0, layers=4),
-        "has 3 layers, asked for 0": lambda: load_classifier(folder, 2, 0, layers=0),
+        "has 3 layers, but 4 were asked for": lambda: load_classifier(folder, 2, 0, layers=4),
+        "has 3 layers, but 0 were asked for": lambda: load_classifier(folder, 2, 0, layers=0),
         "has no .safetensors": lambda: load_classifier(_without_weights(folder, tmp_path), 2, 0),
         "not finite: bert.encoder.layer.0.output.dense.bias;": lambda: load_classifier(
             _diverged(folder, tmp_path), 2, 0

@@ -55,7 +55,7 @@ def test_a_run_with_its_best_models_leaves_the_generators_of_the_program_alone(t
 @pytest.mark.parametrize(
     ("default", "said"),
     [
-        (default_dtype, "torch.float64, and learners compute in float32"),
+        (default_dtype, "torch.float64, but learners compute in float32"),
         (lambda: torch.device("meta"), 'device="meta"'),
     ],
 )

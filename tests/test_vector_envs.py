@@ -217,11 +217,11 @@ class Broken(Pendulums):
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        (lambda: Pendulums(3), "one Pendulums of 3 environments cannot be shared out evenly among 2 learners"),
-        (lambda: Pendulums(4), "hand in a function of num_envs"),
+        (lambda: Pendulums(3), "the 3 environments of Pendulums cannot be divided evenly among 2 learners"),
+        (lambda: Pendulums(4), "pass a function of num_envs"),
         (lambda: partial(Pendulums, mode=AutoresetMode.NEXT_STEP), "NEXT_STEP, whose step after an end"),
-        (lambda: partial(Pendulums, mode=None), r'must say metadata\["autoreset_mode"\]'),
-        (lambda: lambda num_envs: Pendulums(1 + num_envs), "must make a gymnasium VectorEnv of 1"),
+        (lambda: partial(Pendulums, mode=None), r'must set metadata\["autoreset_mode"\]'),
+        (lambda: lambda num_envs: Pendulums(1 + num_envs), "must return a gymnasium VectorEnv of 1 environments"),
         (lambda: lambda num_envs: 1 / 0, "cannot be made: division by zero"),
     ],
 )

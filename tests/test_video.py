@@ -108,7 +108,7 @@ def test_an_error_of_the_policy_is_raised_and_keeps_the_old_file(tmp_path):
     ("wrong", "words"),
     [
         ("step", r"^video: PolicyKDTest/Blocks-v0 failed at step 2 of its episode: RuntimeError: motor lost$"),
-        ("size", r"^video: pictures of 96x64 and 96x66 in one episode: let the task draw in one size$"),
+        ("size", r"^video: frames of 96x64 and 96x66 in one episode: render the task in one size$"),
     ],
 )
 def test_a_task_that_fails_in_the_middle_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capfd, wrong, words):

@@ -89,9 +89,9 @@ def test_gaussians_and_actions_are_compared_by_the_same_names():
     assert torch.equal(mse(own, target), divergences.action_mse(own.actions, target.actions))
     actions = PolicyOutput(own.actions), PolicyOutput(target.actions)
     assert torch.equal(mse(*actions), mse(own, target))
-    with pytest.raises(PolicyKDError, match="not both answers have a mean and a standard deviation: use kl_forward of"):
+    with pytest.raises(PolicyKDError, match="not both outputs have a mean and a standard deviation: use kl_forward of"):
         kl_forward(*actions)
-    with pytest.raises(PolicyKDError, match="one of two answers has logits"):
+    with pytest.raises(PolicyKDError, match="only one of the two outputs has logits"):
         kl_forward(own, policies(TARGET))
     with pytest.raises(PolicyKDError, match=r"temperature: 2\.0 softens logits"):
         softened(own, 2.0)

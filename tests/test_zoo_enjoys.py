@@ -109,7 +109,7 @@ def test_a_written_agents_values_are_still_those_of_scaled_rewards(normalised, t
 
 def test_who_takes_a_normalised_agent_is_told_what_its_zip_lacks(normalised, caplog):
     normalised.to_sb3(0)
-    assert len(caplog.records) == 1 and "its zip does not hold the normaliser: write both" in caplog.text
+    assert len(caplog.records) == 1 and "its zip has no normaliser: write both" in caplog.text
     Teacher.load(normalised, env=POINT)  # which takes the normaliser, too
     DualStudent(POINT, backbone="ppo", config={**NORMALISED, "normalize_observation": False}).to_sb3(0)
     assert len(caplog.records) == 1

@@ -29,14 +29,14 @@ def group_budgets(
         PolicyKDError: a budget does not fit the backbone, the number of peers or a given setting.
     """
     if backbone == "ppo" and (random_steps, utd) != (None, None):
-        raise PolicyKDError("config: random_steps and utd are for backbones with a replay: leave them out for ppo")
+        raise PolicyKDError("config: random_steps and utd need a backbone with a replay: leave them out for ppo")
     vary: dict[str, Any] = given.get("vary", {})
     budgets: dict[str, Any] = {}
     if random_steps is not None:
         require(random_steps % peers == 0, "random_steps", random_steps, f"must be a multiple of {peers} peers")
         budgets["learning_starts"] = random_steps // peers
     if utd is not None:
-        require("gradient_steps" not in vary, "utd", utd, "is the group's: leave vary.gradient_steps out")
+        require("gradient_steps" not in vary, "utd", utd, "applies to the whole group: leave vary.gradient_steps out")
         pace = {name: given[name] for name in ("train_freq", "n_envs") if name in given} | {"gradient_steps": -1}
         steps = peers * change(LEARNERS[backbone].config_type(), pace).updates_at_once
         budgets["gradient_steps"] = utd * steps if isinstance(utd, int) else max(utd) * steps

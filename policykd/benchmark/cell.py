@@ -30,7 +30,7 @@ def run_cell(cell: Cell, folder: Path, report: Report) -> CellResult:
     if (bad := next((r for r in rows if not math.isfinite(r.mean)), None)) is not None:
         raise PolicyKDError(
             f"benchmark: {cell.name}: seed {bad.seed} has diverged: its actions are not finite at step {bad.steps}; "
-            "give the method settings with which it trains, such as a lower learning rate, or leave it out"
+            "give the method stable settings, such as a lower learning rate, or leave it out"
         )
     provenance = {"cell": cell.plain(), **details, **versions()}
     return CellResult(rows, provenance)

@@ -80,10 +80,10 @@ def _content(options: CompareOptions) -> dict[str, Any]:
     with find_task(options.env).make() as env:
         actions = check_spaces(env)[1]
     if isinstance(actions, gym.spaces.Discrete) and options.backbone != "ppo":
-        raise PolicyKDError(f"backbone: {options.backbone} acts in continuous actions; for a choice of one use ppo")
+        raise PolicyKDError(f"backbone: {options.backbone} has continuous actions only; for discrete actions use ppo")
     for asked in ("updates", "random_steps"):
         fits = options.backbone != "ppo" or getattr(options, asked) is None
-        require(fits, asked, getattr(options, asked), "is for backbones with a replay: leave it out for ppo")
+        require(fits, asked, getattr(options, asked), "needs a backbone with a replay: leave it out for ppo")
     name = short_id(options.env)
     settings = {k: v for k, v in preset(options.preset, name, options.backbone).items() if k not in OWN}
     ours, budget = _ours(options), {}
@@ -116,7 +116,7 @@ def _ours(options: CompareOptions) -> dict[str, Any]:
     if options.learning_rates:
         require(
             len(options.learning_rates) == options.peers,
-            *("learning_rates", options.learning_rates, f"must be one of each of {options.peers} peers"),
+            *("learning_rates", options.learning_rates, f"must be one per peer, for {options.peers} peers"),
         )
         ours["settings"] = {"allocation": "best", "vary": {"learning_rate": list(options.learning_rates)}}
     return ours
@@ -135,7 +135,7 @@ def _table(options: CompareOptions, spec: Spec, scores: list[tuple[Cell, Scores]
     lines = [
         f"{options.env}, {spec.total_timesteps:,} environment steps a side, {seeds}. Returns of the final evaluation:",
         f"{options.final_episodes} episodes without noise from new initial states, mean over seeds (and standard",
-        "deviation). No evaluation chooses anything. One seed shows that it works, not which side is better.",
+        "deviation). Evaluations do not select anything. One seed shows that it works, not which side is better.",
         *(["The student's seconds hold those of distilling it; updates count RL alone."] if group.as_one else []),
         "",
         "| | return | gradient updates | seconds of training |",

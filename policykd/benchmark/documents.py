@@ -22,7 +22,7 @@ def insert_section(document: str, name: str, text: str) -> str:
     _, closed, tail = rest.partition(end)
     if found != (1, 1) or not closed:
         raise PolicyKDError(
-            f"document: it needs one {begin} and one {end} after it, and has {found[0]} and {found[1]}: nothing written"
+            f"document: needs one {begin} and one {end} after it, but has {found[0]} and {found[1]}: nothing written"
         )
     return f"{head}{begin}\n{text}{end}{tail}"
 

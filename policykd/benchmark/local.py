@@ -66,7 +66,7 @@ def run(cells: Sequence[Cell], work: Path, jobs: int | None, threads: int = 1) -
                     running[cell.name] = _Worker(cell, attempt, work / cell.name, events, threads)
                     yield Started(cell)
                 except OSError as error:  # a full disk
-                    yield Failed(cell, f"cannot begin {cell.name}: {error}")
+                    yield Failed(cell, f"cannot start {cell.name}: {error}")
             if not running:
                 continue
             event = events.get()

@@ -51,7 +51,7 @@ def plan(spec: Spec, results: Results, only: Sequence[str] = ()) -> Plan:
         only = [f"{task_folder(task)}{p.removeprefix(task)}" if p.startswith(f"{task}/") else p for p in only]
     for pattern in only:
         if not fnmatch.filter(names, pattern):
-            raise PolicyKDError(f"benchmark: --only {pattern!r} fits no cell{nearest(pattern, names)}")
+            raise PolicyKDError(f"benchmark: --only {pattern!r} matches no cell{nearest(pattern, names)}")
     chosen = [c for c in spec.cells if not only or any(fnmatch.fnmatchcase(c.name, pattern) for pattern in only)]
     return Plan(tuple(chosen), frozenset(done & {cell.name for cell in chosen}))
 
@@ -74,9 +74,9 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
     results = Results(options.out or Path("results") / spec.name)
     plan(spec, results, options.only)  # refuses invalid input before anything is written
     if options.engine == "ray" and (options.jobs is not None or options.threads > 1):
-        raise PolicyKDError("benchmark: --jobs and --threads are for the local engine: Ray fills the cluster's cores")
+        raise PolicyKDError("benchmark: --jobs and --threads need the local engine: Ray fills the cluster's cores")
     if options.engine == "local" and options.address is not None:
-        raise PolicyKDError("benchmark: --address is of Ray's cluster: it needs --engine ray")
+        raise PolicyKDError("benchmark: --address names a Ray cluster: it needs --engine ray")
     workers = local.check_jobs(options.jobs, options.threads)
     work.mkdir(parents=True, exist_ok=True)
     with locked(work):
@@ -95,10 +95,12 @@ def run_matrix(path: Path, options: MatrixOptions) -> list[str]:
                 except (OSError, PolicyKDError) as error:  # a full disk must not take the other cells with it
                     unkept.append(f"{event.cell.name}: {error}")
                     why = f"{event.text.splitlines()[0]}; " if isinstance(event, Failed) else ""
-                    event = Failed(event.cell, f"{why}cannot keep its result: {error}")
+                    event = Failed(event.cell, f"{why}cannot write its result: {error}")
                 display.see(event)
     if unkept:
-        raise PolicyKDError(f"benchmark: results could not be written: {'; '.join(unkept)}; make room and run it again")
+        raise PolicyKDError(
+            f"benchmark: results could not be written: {'; '.join(unkept)}; free some space and run it again"
+        )
     return failed
 
 

@@ -144,7 +144,7 @@ class Results:
         """
         before = self.store.read(SPEC)
         if before is not None and (name := self.spec().name) != spec.name:
-            raise PolicyKDError(f"results: {self.store.place} holds those of benchmark {name!r}: choose another --out")
+            raise PolicyKDError(f"results: {self.store.place} has results of benchmark {name!r}: choose another --out")
         if before != text:
             self.store.write(SPEC, text)
         self.store.tidy(map(task_folder, spec.tasks))
@@ -157,7 +157,7 @@ class Results:
         """
         text = self.store.read(SPEC)
         if text is None:
-            raise PolicyKDError(f"results: {self.store.place} holds no results of a benchmark (no {SPEC})")
+            raise PolicyKDError(f"results: {self.store.place} has no benchmark results (no {SPEC})")
         try:
             return parse_spec(text)
         except PolicyKDError as error:
@@ -178,8 +178,8 @@ class Results:
                 continue
             if (cell := known.get(name.removesuffix(".json"))) is None:
                 raise PolicyKDError(
-                    f"results: {self.store.place}/{name} is of a cell that this spec has not: two specs do not go into "
-                    "one folder; choose another --out"
+                    f"results: {self.store.place}/{name} belongs to a cell that this spec lacks: two specs cannot "
+                    "share one folder; choose another --out"
                 )
             self._check_cell(cell, self.provenance(cell))
             self._lines(cell, files)
@@ -196,7 +196,7 @@ class Results:
         try:
             content = parse_json(self.store.read(name) or "")
             if not isinstance(content["cell"]["config"], dict) or not isinstance(content["rows_sha256"], str):
-                raise ValueError("it is not what a cell leaves")
+                raise ValueError("it was not written by a cell")
             return content
         except (ValueError, KeyError, TypeError) as error:
             raise PolicyKDError(
@@ -266,7 +266,7 @@ class Results:
         lines = files[name].get(cell.backbone, [])
         if _checksum(lines) != self.provenance(cell)["rows_sha256"]:
             raise PolicyKDError(
-                f"results: {self.store.place}/{name}: the rows of {cell.backbone} are not those that the cell wrote: "
+                f"results: {self.store.place}/{name}: the rows of {cell.backbone} differ from what the cell wrote: "
                 f"restore the file, or delete {cell.name}.json to run the cell again"
             )
         return lines

@@ -208,14 +208,14 @@ class Spec:
             for name in task.backbones:
                 find("backbone", name, LEARNERS)
             for name in task.without:
-                require(name in self.methods, "without", name, f"is none of methods: {', '.join(self.methods)}")
+                require(name in self.methods, "without", name, f"is not one of methods: {', '.join(self.methods)}")
         pairs = [(t, b, m) for t in self.tasks for b in self.tasks[t].backbones for m in self.methods]
         cells = tuple(self._cell(t, b, m) for t, b, m in pairs if m not in self.tasks[t].without)
         if idle := self.tasks.keys() - {cell.task for cell in cells}:
             raise PolicyKDError(f"config: task {min(idle)}: no method runs on it: leave the task out")
         last = {cell.name.lower(): i for i, cell in enumerate(cells)}  # some file systems ignore case
         if twice := [cell.name for i, cell in enumerate(cells) if last[cell.name.lower()] > i]:
-            raise PolicyKDError(f"config: two cells would be kept as {twice[0]}: rename one, or name a backbone once")
+            raise PolicyKDError(f"config: two cells would be saved as {twice[0]}: rename one, or name a backbone once")
         return cells
 
     def _cell(self, task: str, backbone: str, method: str) -> Cell:
@@ -260,7 +260,7 @@ class Spec:
             config=snapshot.plain(config),
         )
         if cell.is_sb3:
-            require(cell.seeds[-1] < 2**32, "seed", cell.seeds[-1], "is none for SB3, whose seeds are below 2^32")
+            require(cell.seeds[-1] < 2**32, "seed", cell.seeds[-1], "is too large for SB3, whose seeds are below 2^32")
             export.check_trained_by_sb3(config)
         return cell
 

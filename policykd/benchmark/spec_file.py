@@ -25,7 +25,7 @@ def load_spec(path: Path, env: Sequence[str] = ()) -> Spec:
         PolicyKDError: the file is invalid; one line says what and where.
     """
     if path.is_fifo():
-        raise PolicyKDError(f"benchmark: {path} is a pipe, and results keep and name a file: write it to one")
+        raise PolicyKDError(f"benchmark: {path} is a pipe, but results refer to a file: save it to one")
     for task in env:
         find_task(task)
     try:
@@ -74,7 +74,7 @@ def _parse(text: str) -> dict[str, Any]:
     except PolicyKDError:
         raise
     except ValueError as error:
-        raise PolicyKDError(f"is no YAML: {error}") from None
+        raise PolicyKDError(f"is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise PolicyKDError("must hold keys and values; see docs/benchmark.md")
     return content

@@ -140,7 +140,7 @@ def read_scores(cell: Cell, rows: list[Row]) -> Scores:
         known = r.phase in ("curve", "final", *AS_ONE) and r.steps in numbers
         if not known or r.seed not in cell.seeds or not 0 <= r.learner < cell.peers:
             which = f"{r.phase}, seed {r.seed}, learner {r.learner}, step {r.steps}"
-            raise PolicyKDError(f"results: {cell.name} has a row of {which}, which it lacks")
+            raise PolicyKDError(f"results: {cell.name} has a row for {which}, which is not part of it")
         seed = cell.seeds.index(r.seed)
         if r.phase == "final":
             final[seed, r.learner] = r.mean
@@ -153,7 +153,7 @@ def read_scores(cell: Cell, rows: list[Row]) -> Scores:
         raise PolicyKDError(f"results: {cell.name} has {len(rows)} rows, not {wanted}")
     if not all(np.isfinite(part).all() for part in parts):
         raise PolicyKDError(
-            f"results: {cell.name} has not every evaluation of every learner, or one that is not a number: delete "
+            f"results: {cell.name} lacks evaluations of a learner, or has one that is not a number: delete "
             f"{cell.name}.json to run the cell again"
         )
     ends = [r for r in rows if r.phase == "final" and r.learner == 0]

@@ -80,16 +80,16 @@ class Distiller(Training):
             raise PolicyKDError(f"adaptor: expected a function, got {type(adaptor).__name__}")
         frozen = as_teacher(teacher, settings.teacher_outputs)
         if frozen is None and kind.uses_teacher:
-            raise PolicyKDError(f"teacher: {name} needs one; cross_entropy learns from labels alone")
+            raise PolicyKDError(f"teacher: missing: {name} needs one (cross_entropy learns from labels alone)")
         learns = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
         if frozen is not None and any(id(parameter) in learns for parameter in frozen.parameters()):
-            raise PolicyKDError("teacher: it shares weights with the student, which learns: give the teacher a copy")
+            raise PolicyKDError("teacher: shares weights with the student, which is trained: pass a copy as teacher")
         names = None if classes is None else list(map(str, classes))
         check_names({"the data": names, **named_classes(student, frozen)})
         accelerator = make_accelerator(device, settings.mixed_precision, settings.seed)
         if settings.batch_size % accelerator.num_processes:
             raise PolicyKDError(
-                f"batch_size: {settings.batch_size} examples cannot be shared by "
+                f"batch_size: {settings.batch_size} examples cannot be divided among "
                 f"{accelerator.num_processes} processes: choose a multiple"
             )
         super().__init__(student, frozen, name, kind, settings, adaptor, accelerator, names)
@@ -179,9 +179,9 @@ class Distiller(Training):
         except Stopped:
             if self.folder is not None and self.accelerator.is_main_process:
                 saved = self.folder.checkpoint
-                there = f"{saved} is of the last whole pass" if saved.exists() else "nothing saved"
+                there = f"{saved} is from the last full pass" if saved.exists() else "nothing saved"
                 passes = f"interrupted in pass {self.passes + 1}"
-                print(f"\n{passes}: {there}; go on with {resume_advice()}", flush=True)
+                print(f"\n{passes}: {there}; resume with {resume_advice()}", flush=True)
             raise
 
     def check(self, train: Any) -> None:
@@ -277,7 +277,7 @@ class Distiller(Training):
         path = path / CHECKPOINT if path.is_dir() else path
         loaded = checkpoint.load(path)
         if "student" not in loaded:
-            raise PolicyKDError(f"checkpoint: {path} holds no distiller")
+            raise PolicyKDError(f"checkpoint: {path} is not a distiller")
         with checkpoint.content_errors(path):
             settings = loaded["settings"]
             name = settings["method"]

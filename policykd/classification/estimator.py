@@ -85,7 +85,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise PolicyKDError(f"labels: one class only, {self.classes_[0]}: there is nothing to tell apart")
+            raise PolicyKDError(f"labels: one class only, {self.classes_[0]}: at least two classes are needed")
         if not isinstance(self.config, dict | None):
             raise PolicyKDError(f"config: expected changed settings as a dict, got {type(self.config).__name__}")
         resolve_config(find_method(self.method)[1], self.config)  # fails before a teacher is trained
@@ -97,7 +97,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         options: dict[str, Any] = {"method": self.method, "config": config, "device": self.device}
         if hasattr(self.teacher, "predict_proba"):
             if config.get("mixup"):
-                raise PolicyKDError("mixup: a teacher of scikit-learn answers for whole rows only: leave it out")
+                raise PolicyKDError("mixup: a scikit-learn teacher cannot label mixed rows: leave it out")
             answered = _Answered()
             distiller = Distiller(student, answered, adaptor=answered.split, **options)
             distiller.fit((*data, self._answers(given, y, seed)))
@@ -126,7 +126,7 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):
         """Make a teacher network and train it on labels."""
         if hasattr(self.teacher, "predict"):
             raise PolicyKDError(
-                f"teacher: {type(self.teacher).__name__} has no predict_proba: choose one that has, or calibrate it "
+                f"teacher: {type(self.teacher).__name__} has no predict_proba: choose one that does, or calibrate it "
                 "(sklearn.calibration.CalibratedClassifierCV)"
             )
         teacher = _make_network(self.teacher, sizes, (256, 256), seed + 1)

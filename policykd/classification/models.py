@@ -129,7 +129,7 @@ def save_pretrained(network: nn.Module, folder: str | Path, classes: Sequence[st
     """
     if not isinstance(network, MLP | CNN) and not hasattr(network, "save_pretrained"):
         raise PolicyKDError(
-            f"save_pretrained: a {type(network).__name__} has none: keep its state_dict, or use MLP and CNN of "
+            f"save_pretrained: a {type(network).__name__} does not have it: save its state_dict, or use MLP and CNN of "
             "policykd.classification.models"
         )
     if classes:
@@ -166,11 +166,11 @@ def from_pretrained(folder: str | Path) -> tuple[nn.Module, tuple[str, ...]]:
         with torch.device("meta"):  # no memory yet: the settings may ask for more than the file holds
             network = make_model(content["model_type"], content["widths"], content["shape"], count, 0)
         if {key: part.shape for key, part in network.state_dict().items()} != {k: t.shape for k, t in weights.items()}:
-            raise ValueError("its weights do not have the shapes that its settings say")
+            raise ValueError("the shapes of its weights do not match its settings")
         load_weights(network.to_empty(device="cpu"), weights, f"network in {folder}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PolicyKDError(f"model: {folder} holds no network of policykd: {why}") from None
+        raise PolicyKDError(f"model: {folder} is not a network of policykd: {why}") from None
     if names is not None:
         name_classes(network, names)
     return network, names or tuple(map(str, range(count)))
@@ -189,7 +189,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], whose: str) -> N
         module.load_state_dict(weights)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        raise PolicyKDError(f"load: the {whose} has another shape than the saved one: {lines[0]}") from None
+        raise PolicyKDError(f"load: the {whose} differs in shape from the saved one: {lines[0]}") from None
 
 
 def name_classes(network: nn.Module, names: Sequence[str]) -> None:

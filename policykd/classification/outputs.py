@@ -101,7 +101,7 @@ def check_numbers(answers: Tensor, whose: str) -> None:
     wrong = int(answers.isnan().any(1).sum())
     if wrong:
         raise PolicyKDError(
-            f"data: the {whose}'s answers to {wrong} of {len(answers)} examples are NaN: look at these inputs, and at "
+            f"data: the {whose}'s answers to {wrong} of {len(answers)} examples are NaN: check these inputs, and "
             "its weights"
         )
 
@@ -168,7 +168,7 @@ class FeatureReader:
         """
         for path in self.paths:
             if not isinstance(self.seen.get(path), Tensor):
-                why = "returned no tensor" if path in self.seen else "is not called in its forward pass"
+                why = "does not return a tensor" if path in self.seen else "is not called in its forward pass"
                 raise PolicyKDError(f"features: module {path!r} of the {self.whose} {why}: name another one")
         taken = tuple(self.seen[path] for path in self.paths)
         self.seen = {}

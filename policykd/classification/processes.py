@@ -68,7 +68,7 @@ def shared(accelerator: Any, batches: DataLoader) -> Any:
         return accelerator.prepare_data_loader(batches)
     except ValueError as error:
         raise PolicyKDError(
-            f"data: the loader cannot be trained with, a batch_sampler needs a batch_size: {one_line(error)}"
+            f"data: the loader cannot be used for training, a batch_sampler needs a batch_size: {one_line(error)}"
         ) from None
 
 

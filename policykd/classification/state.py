@@ -121,7 +121,7 @@ class Training:
             PolicyKDError: it belongs to another teacher, or to a student of another architecture.
         """
         if self.teacher is not None and loaded["teacher"] not in (None, fingerprint(self.teacher)):
-            raise PolicyKDError("resume: the teacher is not the one that the run began with: load its weights first")
+            raise PolicyKDError("resume: the teacher is not the one of the run: load its weights first")
         load_weights(self.student, loaded["student"], "student")
         for name in COUNTERS:
             setattr(self, name, loaded[name])

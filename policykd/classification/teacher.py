@@ -63,7 +63,9 @@ class PolicyClassifier(nn.Module):
     def __init__(self, policy: Teacher) -> None:
         super().__init__()
         if not policy.discrete:
-            raise PolicyKDError(f"teacher: {policy.source} chooses no action of several, as a classifier its class")
+            raise PolicyKDError(
+                f"teacher: {policy.source} has no discrete actions, which a classifier needs as its classes"
+            )
         self.policy = policy
         for number, weights in enumerate(policy.parameters()):  # identify it when a run is resumed
             self.register_buffer(f"weights_{number}", weights.detach())
@@ -117,7 +119,7 @@ def are_probabilities(answers: Tensor, gives: Gives) -> bool:
     """
     if gives == "probabilities" and not in_unit_interval(answers, 1e-3):
         raise PolicyKDError(
-            f"teacher: its outputs lie from {float(answers.min()):.3g} to {float(answers.max()):.3g}, which are no "
+            f"teacher: its outputs lie from {float(answers.min()):.3g} to {float(answers.max()):.3g}, which are not "
             'probabilities: leave teacher_outputs="probabilities" out'
         )
     if gives != "auto":
@@ -126,8 +128,8 @@ def are_probabilities(answers: Tensor, gives: Gives) -> bool:
         return True
     if in_unit_interval(answers) and answers.numel() >= FEW and float(answers.max()) > 0:
         raise PolicyKDError(
-            "teacher: its outputs lie in [0, 1] and do not sum to 1, as of a sigmoid: give logits, or probabilities of "
-            'classes that exclude one another; where they are logits, say teacher_outputs="logits"'
+            "teacher: its outputs lie in [0, 1] and do not sum to 1, as after a sigmoid: give logits, or probabilities "
+            'of exclusive classes; if they are logits, set teacher_outputs="logits"'
         )
     return False
 
@@ -145,7 +147,7 @@ def check_logits(student: nn.Module, inputs: Inputs, logits: Tensor) -> None:
         with torch.enable_grad():
             layer = "sigmoid" if "Sigmoid" in type(call(student, inputs).grad_fn).__name__ else ""
     if layer:
-        raise PolicyKDError(f"student: its outputs are probabilities: leave its {layer} out, losses need logits")
+        raise PolicyKDError(f"student: its outputs are probabilities, but losses need logits: remove its {layer}")
 
 
 def sum_to_one(answers: Tensor) -> bool:

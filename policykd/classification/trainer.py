@@ -85,8 +85,8 @@ class Trainer:
         """
         training, plan = self.training, self.training.plan
         if training.passes == len(plan):
-            over = f"all {training.epochs} epochs are over: nothing was trained"
-            log.warning("fit: %s; for more, begin a new run (in Python, make a Distiller)", over)
+            over = f"all {training.epochs} epochs are done: nothing was trained"
+            log.warning("fit: %s; for more, start a new run (in Python, make a new Distiller)", over)
         with tqdm(
             total=len(plan) * self.steps_per_pass or None,
             initial=training.passes * self.steps_per_pass,
@@ -212,12 +212,12 @@ class Trainer:
         looks = method.uses_labels or config.warm_up_epochs > 0
         if config.mixup > 0 and looks:
             raise PolicyKDError(
-                f"mixup: only the teacher can label a mixture, and this {name} looks at labels: "
+                f"mixup: only the teacher can label mixed examples, but this {name} uses labels: "
                 "use hinton with alpha=1 and no warm_up_epochs, or mixup=0"
             )
         if labels is None and looks:
             raise PolicyKDError(
-                f"labels: the training data have none, and this {name} looks at them: give fit((inputs, labels)), "
+                f"labels: the training data have none, but this {name} uses them: give fit((inputs, labels)), "
                 "or use hinton with alpha=1 and no warm_up_epochs"
             )
         learning = nn.ModuleList([training.student, method])
@@ -235,7 +235,7 @@ class Trainer:
             steps = self.steps_per_pass * sum(phase.trains == group for phase in training.plan)
             members = [p for module in self._members(group) for p in module.parameters()]
             if not any(p.requires_grad for p in members):
-                raise PolicyKDError(f"{group}: all its parameters are frozen, nothing can learn: set requires_grad")
+                raise PolicyKDError(f"{group}: all its parameters are frozen: set requires_grad")
             optimizer = make_optimizer(config, members, self.method.learning_rate(config, group))
             schedule = find("learning_rate_schedule", config.learning_rate_schedule, SCHEDULES)
             training.schedulers[group] = torch.optim.lr_scheduler.LambdaLR(optimizer, _factor(schedule, steps))
@@ -251,7 +251,7 @@ class Trainer:
             if self.config.learning_rate_schedule != "constant":
                 raise PolicyKDError(
                     "data: the loader has no length, which learning_rate_schedule="
-                    f"{self.config.learning_rate_schedule!r} needs: give one of known length, or use 'constant'"
+                    f"{self.config.learning_rate_schedule!r} needs: give one with a length, or use 'constant'"
                 ) from None
             return 0
 

@@ -112,7 +112,7 @@ def load_classifier(
     transformers, path = _transformers(), _checked(folder)
     number = classes if isinstance(classes, int) else len(classes)
     if not list(path.glob("*.safetensors")):
-        raise PolicyKDError(f"model: {folder} has no .safetensors; other weights are not read, since they can run code")
+        raise PolicyKDError(f"model: {folder} has no .safetensors; other formats are not read, since they can run code")
     try:
         config = transformers.AutoConfig.from_pretrained(
             str(path), num_labels=number, local_files_only=True, trust_remote_code=False
@@ -152,7 +152,7 @@ def _shape(config: Any, classes: int | Sequence[str], layers: int | None, folder
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: place for place, name in enumerate(classes)}
     if layers is not None and not 1 <= layers <= config.num_hidden_layers:
-        raise PolicyKDError(f"model: {folder} has {config.num_hidden_layers} layers, asked for {layers}")
+        raise PolicyKDError(f"model: {folder} has {config.num_hidden_layers} layers, but {layers} were asked for")
     config.num_hidden_layers = layers or config.num_hidden_layers
 
 
@@ -174,7 +174,7 @@ def _check_encoder(model: Any, report: dict[str, Any], folder: str | Path) -> bo
     encoder = sorted(name for name in drawn if name.startswith(f"{model.base_model_prefix}.") and "pooler" not in name)
     if encoder:
         raise PolicyKDError(
-            f"model: {folder} lacks weights of its encoder, or has them in other shapes: {encoder[0]}"
+            f"model: {folder} lacks weights of its encoder, or has them in different shapes: {encoder[0]}"
             + (f" and {len(encoder) - 1} more" if encoder[1:] else "")
         )
     return any("pooler" not in name for name in drawn)
@@ -191,5 +191,5 @@ def _transformers() -> Any:
 def _checked(folder: str | Path) -> Path:
     path = Path(folder)
     if not (path / "config.json").is_file():
-        raise PolicyKDError(f"model: {folder} is no folder of a model: it has no config.json")
+        raise PolicyKDError(f"model: {folder} is not a model folder: it has no config.json")
     return path

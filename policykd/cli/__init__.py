@@ -21,14 +21,14 @@ UNREAD = 141
 COMMANDS: dict[str, str] = {
     "train": "Train groups of peers that learn from one another.",
     "distill": "Train small students of a frozen teacher, of one size or of several.",
-    "compare": "Train peers beside an agent of Stable-Baselines3, with equal budgets and evaluations.",
-    "benchmark": "Run a benchmark: tasks x methods x seeds, here or on a cluster; go on where it stopped.",
+    "compare": "Compare peers with a Stable-Baselines3 agent, at equal budgets and evaluations.",
+    "benchmark": "Run or resume a benchmark: tasks x methods x seeds, here or on a cluster.",
     "report": "Make the tables and the page of a benchmark's results.",
     "classify": "Distil a classifier into a smaller one.",
-    "text": "Distil a transformer that classifies text into one of fewer layers.",
-    "cooperate": "Let classifiers of several owners teach one another by counterfactuals.",
-    "fidelity": "Compare the student of a run with its teacher, and with a control.",
-    "doctor": "Say why a distillation does not work: teacher, task, observations, student, learning.",
+    "text": "Distil a transformer text classifier into one with fewer layers.",
+    "cooperate": "Let classifiers of several owners teach one another with counterfactuals.",
+    "fidelity": "Measure how closely the student of a run follows its teacher, against a control.",
+    "doctor": "Diagnose a failing distillation: teacher, task, observations, student, learning.",
     "ship": "Distil every group of peers of a run into one small student.",
     "evaluate": "Evaluate the learners of a run or checkpoint.",
     "export": "Write a learner as an SB3 zip, ONNX, TorchScript, C or a folder for the Hugging Face Hub.",
@@ -107,7 +107,7 @@ def _run(arguments: list[str]) -> None:
         return
     plugins.load(modules)
     if not rest:
-        raise PolicyKDError(f"command: say what to do: {', '.join(COMMANDS)}")
+        raise PolicyKDError(f"command: missing: choose one of {', '.join(COMMANDS)}")
     _dispatch(*rest)
 
 

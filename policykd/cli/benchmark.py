@@ -49,5 +49,5 @@ def run(arguments: Sequence[str]) -> None:
     say(f"results {out}   ({plugins.command(f'report {shlex.quote(out)}')})")
     if failed:
         say(f"{plural(len(failed), 'cell')} failed: {', '.join(failed)}")
-        say(f"why is in {out}/*/*.failed.txt; run it again to retry")
+        say(f"see {out}/*/*.failed.txt for the reasons; run it again to retry")
         sys.exit(1)

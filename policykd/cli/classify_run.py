@@ -47,7 +47,7 @@ def run(options: ClassifyOptions[Any]) -> None:
     resolve_config(METHODS[options.method], options.config)  # before data and networks are read
     if isinstance(options.config, FeaturePaths) and not all(options.config.feature_paths):
         raise PolicyKDError(
-            f"features: {options.method} compares modules: name them, such as --student-features hidden.0.0 "
+            f"features: {options.method} compares modules: name them, for example --student-features hidden.0.0 "
             "--teacher-features hidden.1"
         )
     require(options.teacher_epochs > 0, "teacher_epochs", options.teacher_epochs, "must be positive")
@@ -123,7 +123,7 @@ def _saved_class_names(path: str | Path) -> Sequence[str] | None:
     with safe_open(path, "pt") as file:
         known = parse_json((file.metadata() or {}).get("classes", "null"))
     if not isinstance(known, list | None):
-        raise ValueError("its names of classes are no list")
+        raise ValueError("its class names are not a list")
     beside = Path(path).parent / CONFIG
     return names_in(parse_json(read_text(beside))) if known is None and beside.is_file() else known
 

@@ -40,7 +40,7 @@ def run(options: CooperateOptions) -> None:
     learners = make_learners(options.learners)
     (own, held), label = _read(options), "label" if not options.data else options.label
     if len(learners) != len(own):
-        raise PolicyKDError(f"learners: {len(own)} data files need as many kinds, got {' '.join(options.learners)}")
+        raise PolicyKDError(f"learners: {len(own)} data files need one kind each, got {' '.join(options.learners)}")
     own, held, one_hot = _encode(own, held, label)
     cooperation = CooperativeDistillation(
         learners,
@@ -55,7 +55,7 @@ def run(options: CooperateOptions) -> None:
     with _removed_if_empty(folder), locked(folder):
         save_options(folder, "cooperate", options)
         if (folder / RESULT).exists():
-            say(f"run folder {folder}: finished already")
+            say(f"run folder {folder}: already finished")
             return
         say(f"policykd cooperate: {', '.join(f'{n} ({len(t):,} rows)' for n, t in zip(learners, own, strict=True))}")
         try:
@@ -64,7 +64,7 @@ def run(options: CooperateOptions) -> None:
             (folder / OPTIONS).unlink()
             raise
         except KeyboardInterrupt:
-            say("\ninterrupted: nothing is saved before the end; --resume starts again")
+            say("\ninterrupted: nothing is saved before the end; --resume starts over")
             raise
         _write(cooperation, folder)
     lessons = cooperation.lessons_[["round", "teacher", "student", "qualified", "sent", "learned"]]
@@ -91,7 +91,7 @@ def _check(options: CooperateOptions) -> None:
     for name in () if options.data else ("label", "validation", "held_out"):
         if getattr(options, name) != getattr(CooperateOptions, name):
             raise PolicyKDError(
-                f"cooperate: --{name.replace('_', '-')} is of files: name them by --data, or leave it out"
+                f"cooperate: --{name.replace('_', '-')} applies to files only: name them with --data, or leave it out"
             )
 
 
@@ -127,17 +127,19 @@ def _read_csv(path: Path, label: str) -> pd.DataFrame:
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise PolicyKDError(f"data: cannot read {path}: {error}") from None
     if not isinstance(table.index, pd.RangeIndex):  # the first columns became the index, and all others moved
-        raise PolicyKDError(f"data: {path} has more values in its rows than names in its header: make them as many")
+        raise PolicyKDError(f"data: {path} has more values per row than names in its header: make their numbers equal")
     if header.isna().any():
         place = int(header.isna().argmax())
         raise PolicyKDError(
-            f"data: column {place + 1} of {path} has no name: name it, or leave it out where it only counts the rows "
+            f"data: column {place + 1} of {path} has no name: name it, or leave it out if it is only the row index "
             "(index=False of pandas' to_csv)"
         )
     if header.duplicated().any():  # pandas would call the second one otherwise
-        raise PolicyKDError(f"data: {path} has two columns {header[header.duplicated()].iloc[0]!r}: name them apart")
+        raise PolicyKDError(f"data: {path} has two columns {header[header.duplicated()].iloc[0]!r}: rename one")
     if label not in table:
-        raise PolicyKDError(f"data: {path} has no column {label!r}{nearest(label, map(str, table))}: say it by --label")
+        raise PolicyKDError(
+            f"data: {path} has no column {label!r}{nearest(label, map(str, table))}: name it with --label"
+        )
     if len(table) < 2:
         raise PolicyKDError(f"data: {path} has {len(table)} rows")
     return table
@@ -173,7 +175,7 @@ def _encode(
         values = sorted({value for table in tables if name in table for value in table[name].dropna()})
         if len(values) > MOST_WORDS:
             raise PolicyKDError(
-                f"data: column {name!r} has {len(values):,} different words, a column for each: leave it out"
+                f"data: column {name!r} has {len(values):,} different strings, which need a column each: leave it out"
             )
         groups.append([f"{name}={value}" for value in values])
         tables = [_one_hot(table, str(name), values) if name in table else table for table in tables]

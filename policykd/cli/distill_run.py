@@ -34,10 +34,10 @@ def run(options: DistillOptions[Any]) -> None:
     require(options.fine_tune >= 0, "fine_tune", options.fine_tune, "must not be negative")
     require(options.final_episodes > 0, "final_episodes", options.final_episodes, "must be positive")
     if not options.teacher:
-        raise PolicyKDError("teacher: say who teaches with --teacher FILE")
+        raise PolicyKDError("teacher: missing: name it with --teacher FILE")
     sizes = [widths(text) for text in options.student] or [options.config.net_arch]
     if len(set(sizes)) < len(sizes):
-        raise PolicyKDError(f"student: a size is named twice in {' '.join(options.student)}")
+        raise PolicyKDError(f"student: a size occurs twice in {' '.join(options.student)}")
     check_named(options.run_dir, options.resume)
     env = find_task(options.env).env_id
     folder = options.run_dir or next_run(f"{short_id(options.env)}_{options.method}-{options.backbone}")
@@ -74,7 +74,7 @@ def _train(
             snapshot.check_same(_initial_settings(folder), asked)
             _check_steps(agent, options)
             agent.threads = options.threads
-            say(f"going on from {agent.num_timesteps:,} steps")
+            say(f"resuming from {agent.num_timesteps:,} steps")
         else:
             agent = _begin(options, env, teachers, config, folder)
         _learn(agent, options, env, size, folder)
@@ -106,7 +106,7 @@ def _check_steps(agent: TeacherStudent, options: DistillOptions[Any]) -> None:
     if agent.tuning is not None and options.total_timesteps > agent.tuning.start:
         raise PolicyKDError(
             f"resume: fine-tuning began after {agent.tuning.start:,} steps: --total-timesteps "
-            f"{options.total_timesteps} is too late; more steps are --fine-tune's"
+            f"{options.total_timesteps} is too late; set more steps with --fine-tune"
         )
 
 

@@ -44,7 +44,9 @@ def fit_baseline(
     if not options.baseline or teacher is None or not METHODS[options.method].uses_teacher:
         return None
     config = {name: getattr(options.config, name) for name in (*COMMON, "epochs", "eval_every", "keep_best", "seed")}
-    print_once(f"training the student from labels alone, {options.config.epochs} epochs (--no-baseline leaves it out)")
+    print_once(
+        f"training the baseline student on labels alone, {options.config.epochs} epochs (skip it with --no-baseline)"
+    )
     distiller = open_distiller(options, new_student(), teacher, folder / "baseline", names, "cross_entropy", config)
     return distiller.fit(train, validation, progress_bar=True)
 
@@ -56,7 +58,7 @@ def measure(
     results: dict[str, Any] = {"test": distiller.evaluate(test), "validation": distiller.history}
     if baseline is not None:
         results["test_of_labels_alone"] = baseline.evaluate(test)
-        print_once("from labels alone, test data: " + _listed(results["test_of_labels_alone"]))
+        print_once("labels alone, test data: " + _listed(results["test_of_labels_alone"]))
     print_once(f"{distiller.method_name}, test data: " + _listed(results["test"]))
     if not distiller.accelerator.is_main_process:
         return
@@ -139,7 +141,7 @@ def open_distiller(
     """A distiller that writes into a folder, new or resumed, of the requested method unless another one is given."""
     if options.resume and (folder / CHECKPOINT).exists():
         distiller = Distiller.load(folder, student, teacher, device=options.device)
-        print_once(f"going on with {folder.name}, passes done: {distiller.passes}")
+        print_once(f"resuming {folder.name}, passes done: {distiller.passes}")
         return distiller
     method, config = method or options.method, config or options.config
     if options.resume and _is_main_process():  # killed before its first checkpoint: start anew

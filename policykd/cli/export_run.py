@@ -35,13 +35,15 @@ def run(options: ExportOptions) -> None:
     require(options.n_eval_episodes >= 1, "n_eval_episodes", options.n_eval_episodes, "must be positive")
     require(options.seed >= 0, "seed", options.seed, "must not be negative")
     if options.states is not None and not any("int8" in kind for kind in options.format):
-        raise PolicyKDError("states: they calibrate int8: say --format c-int8 or onnx-int8, or leave them out")
+        raise PolicyKDError("states: they only calibrate int8: use --format c-int8 or onnx-int8, or leave them out")
     agent = load_agent(options.path, options.env)
     choice: LearnerChoice = options.learner
     k, task = agent.learner_index(choice), short_id(agent.env_id).replace("/", "-")
     own_only = [kind for kind in options.format if kind in SB3_FORMATS]
     if options.inputs == "full" and own_only:
-        raise PolicyKDError(f"inputs: full is for onnx, torchscript and c, not {', '.join(own_only)}: say --format")
+        raise PolicyKDError(
+            f"inputs: full is for onnx, torchscript and c, not {', '.join(own_only)}: choose them with --format"
+        )
     formats = _formats_to_write(options.format, no_twin(agent))
     files = {kind: options.out / FILES[kind].format(task=task) for kind in dict.fromkeys(formats)}
     for file in files.values():  # before the first is written

@@ -42,10 +42,10 @@ POLICY_OPTIONS = "env", "teacher", "vecnormalize", "trust", "learner", "toleranc
 def run(options: FidelityOptions) -> None:
     """Compare the run's networks, and write table and plot."""
     if options.out is None and options.run.is_file():
-        raise PolicyKDError(f"fidelity: {options.run} is a file: name the folder of table and picture with --out")
+        raise PolicyKDError(f"fidelity: {options.run} is a file: name a folder for table and picture with --out")
     out = options.out or options.run
     if (out if out.is_file() else blocking_file(out)) is not None:
-        raise PolicyKDError(f"fidelity: {out} cannot be a folder of table and picture: choose another --out")
+        raise PolicyKDError(f"fidelity: {out} cannot be the folder for table and picture: choose another --out")
     rows = _classifier(options, out) if (options.run / OPTIONS).exists() else _policy(options, out)
     say(as_table(rows))
     say(f"table {out / 'fidelity.md'}, picture {out / 'fidelity.png'}")
@@ -77,8 +77,8 @@ def _policy(options: FidelityOptions, out: Path) -> list[Row]:
     control = None if options.control is None else _control(options.control, options, agent)
     if (gap := taught.label_mismatch() or 0.0) > SAME:
         log.warning(
-            "fidelity: the teacher's action is another at %.0f %% of the states that the run learnt from: it may not "
-            "be the run's own (--teacher), or lack its statistics (--vecnormalize)",
+            "fidelity: the teacher's action differs at %.0f %% of the states that the run learnt from: it may be "
+            "the wrong teacher (--teacher), or lack its statistics (--vecnormalize)",
             100 * gap,
         )
     return policy_report(
@@ -111,7 +111,7 @@ def _peers(options: FidelityOptions, agent: DualStudent, out: Path) -> list[Row]
     _refuse(options, ("teacher", "vecnormalize", "trust", "learner"), without)
     control = None if options.control is None else _load_acting_agent(options.control, options.env)
     if control is not None and not (isinstance(control, DualStudent) and control.method.source is None):
-        raise PolicyKDError(f"fidelity: the control {options.control} is no run of peers that share nothing")
+        raise PolicyKDError(f"fidelity: the control {options.control} is not a run of independent peers")
     runs = {"peers": options.run} | ({} if options.control is None else {"control": options.control})
     logged = peers.logged(runs)  # what cannot be read ends here, before anything is written
     found = peers.report(agent, control=control, steps=options.steps, tolerance=options.tolerance, out=out)
@@ -176,10 +176,12 @@ def _network(made: dict[str, Any], who: str, shape: tuple[int, ...], classes: in
         return read_teacher([new() for _ in files], files)
     path = folder / who / CHECKPOINT
     if not path.exists():
-        raise PolicyKDError(f"fidelity: {folder} has no {who}: its method needs none, or the run has not come so far")
+        raise PolicyKDError(
+            f"fidelity: {folder} has no {who}: its method needs none, or the run has not reached it yet"
+        )
     if not (folder / RESULT).exists():
         resume = f"policykd classify --resume --run-dir {folder}, with its other options"
-        raise PolicyKDError(f"fidelity: {folder} is not finished: go on with {resume}")
+        raise PolicyKDError(f"fidelity: {folder} is not finished: resume with {resume}")
     network = new()
     load_weights(network, checkpoint.load(path)["student"], who)
     return network

@@ -32,7 +32,7 @@ def outcome(agent: Agent) -> str:
     """The last evaluation, one line per learner, with a note if no update has been made yet."""
     steps, untrained = f"{agent.num_timesteps:,} steps", ""
     if not agent.recipe.n_updates:
-        untrained = f"\nno learner has learnt: {steps} end before the first update (after n_steps or learning_starts)"
+        untrained = f"\nno learner was trained: {steps} end before the first update (after n_steps or learning_starts)"
     if not agent.evaluations:
         return f"{steps}, not evaluated (n_eval_episodes=0){untrained}"
     return f"last evaluation, after {steps}\n{table(agent, agent.evaluations[-1].returns)}{untrained}"
@@ -67,7 +67,7 @@ def check_page(command: str, out: Path, begins: str) -> None:
         with open(out, "rb") as found:
             first = found.read(len(begins))
         if first and first != begins.encode():
-            raise PolicyKDError(f"{command}: {out} exists and is no page of this command: choose another --out")
+            raise PolicyKDError(f"{command}: {out} exists and was not written by this command: choose another --out")
 
 
 def next_run(name: str) -> Path:

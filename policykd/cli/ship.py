@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> None:
     require_free(out, "ship")
     agent = load_agent(options.path, options.env)
     if not isinstance(agent, DualStudent):
-        raise PolicyKDError(f"ship: {options.path} holds students of a teacher, one policy each: policykd export")
+        raise PolicyKDError(f"ship: {options.path} holds students of a teacher, one policy each: use policykd export")
     asked = {"gradient_steps": options.gradient_steps, "dagger_steps": options.dagger_steps}
     student = agent.ship(net_arch=options.net_arch or None, rule=options.rule, **asked)
     student.save(out)

@@ -26,6 +26,6 @@ def load_teachers(
         PolicyKDError: one cannot be loaded, or ``vecnormalize`` is given for several.
     """
     if vecnormalize is not None and len(sources) > 1:
-        raise PolicyKDError("vecnormalize: is of one teacher; several must have theirs beside them")
+        raise PolicyKDError("vecnormalize: applies to a single teacher; with several, put each one beside its file")
     task = env if part is None else None
     return [Teacher.load(source, task, vecnormalize=vecnormalize, trust=trust) for source in sources]

@@ -37,7 +37,7 @@ def run(options: TextOptions[Any]) -> None:
     """Train the student, fine-tuning its teacher first if requested, or resume a run; evaluate the student once."""
     resolve_config(METHODS[options.method], options.config)  # before data and networks are read
     epochs = options.teacher_epochs
-    require(epochs >= 0, "teacher_epochs", epochs, "must not be negative (0: the teacher is used as it is)")
+    require(epochs >= 0, "teacher_epochs", epochs, "must not be negative (0 uses the teacher as it is)")
     tokenizer = load_tokenizer(options.teacher)
     of_model = model_classes(options.teacher)
     known, unseen = read_texts(options.data, of_model)
@@ -93,11 +93,11 @@ def agreed_class_names(of_data: tuple[str, ...], of_model: tuple[str, ...] | Non
         return of_data
     if len(of_model) == len(of_data) and all(name.isdecimal() for name in of_data):
         pairs = ", ".join(f"{number} is {name}" for number, name in zip(of_data, of_model, strict=True))
-        print_once(f"the data number their classes; by the model's names {pairs}")
+        print_once(f"the data set numbers its classes; the model names them: {pairs}")
         return of_model
     raise PolicyKDError(
-        f"classes: the data have {', '.join(of_data)} and the teacher {', '.join(of_model)}: choose another teacher, "
-        "or fine-tune it first (--teacher-epochs)"
+        f"classes: the data have {', '.join(of_data)}, but the teacher has {', '.join(of_model)}: choose another "
+        "teacher, or fine-tune it first (--teacher-epochs)"
     )
 
 

@@ -70,7 +70,7 @@ def read(words: Sequence[str]) -> TrainOptions[Any]:
     kind = settings_type(backbone)
     if vary and not issubclass(kind, OffPolicyConfig):
         raise PolicyKDError(
-            f"vary: peers have settings of their own off policy alone (ddpg, td3, sac), not with {backbone}"
+            f"vary: peers can have different settings only off policy (ddpg, td3, sac), not with {backbone}"
         )
     config = presets.resolve_config(preset, kind, backbone, lambda name: presets.preset(name, env, backbone))
     config = change(config, settings | ({"vary": vary} if vary else {}))

@@ -32,7 +32,7 @@ def run(options: TrainOptions[Any]) -> None:
             agent = DualStudent.load(saved, device=options.device)
             snapshot.check_same(agent.settings, settings)
             agent.threads = options.threads
-            say(f"going on from {agent.num_timesteps:,} steps")
+            say(f"resuming from {agent.num_timesteps:,} steps")
         else:
             agent = _begin(options, asked)
         _train(agent, options.total_timesteps)

@@ -152,10 +152,10 @@ class CooperativeDistillation(BaseEstimator):
     def _checked(self) -> SearchConfig:
         """Validate all settings; returns those of the search."""
         rounds, seed, jobs = self.rounds, self.random_state, self.n_jobs
-        require(_whole(rounds) and rounds >= 1, "rounds", rounds, "must be at least 1, and whole")
-        repeats = "must be a number from 0 on, so that runs can be repeated"
+        require(_whole(rounds) and rounds >= 1, "rounds", rounds, "must be an integer >= 1")
+        repeats = "must be an integer >= 0, to make runs reproducible"
         require(_whole(seed) and seed >= 0, "random_state", seed, repeats)
-        require(jobs is None or (_whole(jobs) and jobs != 0), "n_jobs", jobs, "must be None or whole, and not 0")
+        require(jobs is None or (_whole(jobs) and jobs != 0), "n_jobs", jobs, "must be None or a nonzero integer")
         require(self.share in SHARES, "share", self.share, f"must be one of {', '.join(SHARES)}")
         listed = isinstance(self.one_hot, Sequence) and all(isinstance(group, list | tuple) for group in self.one_hot)
         require(listed, "one_hot", self.one_hot, "must be a list of groups, each a list of feature names")
@@ -182,8 +182,8 @@ class CooperativeDistillation(BaseEstimator):
             student.fit()
             return received
         qualified = any(len(pair.qualified) for pair, _ in incoming)
-        why = "nobody found a counterfactual for it" if qualified else "nobody gets right what it gets wrong"
-        log.warning("cooperation: round %d: %r stays as it is: %s", round_, student.name, why)
+        why = "no learner found a counterfactual for it" if qualified else "no learner is right where it is wrong"
+        log.warning("cooperation: round %d: %r is unchanged: %s", round_, student.name, why)
         return []
 
 
@@ -210,7 +210,7 @@ def _validation(data: Sequence[Data] | Mapping[str, Data] | None, owners: Sequen
     tables = read_tables(data, [owner.name for owner in owners], "validation")
     kind, own = tables[0].label_kind, owners[0].table.label_kind
     if kind != own:
-        raise PolicyKDError(f"validation: labels are {kind}, but {own} in the data to learn from: use one kind")
+        raise PolicyKDError(f"validation: labels are {kind}, but {own} in the training data: use one kind")
     return [
         table.select(owner.table.names, f"validation of {owner.name!r}")
         for owner, table in zip(owners, tables, strict=True)

@@ -52,7 +52,7 @@ class Owner:
         if not hasattr(learner, "predict_proba") or not hasattr(learner, "classes_"):
             raise PolicyKDError(
                 f"learner {self.name!r}: {type(learner).__name__} has no predict_proba and classes_: "
-                "choose one that has, or calibrate it (sklearn.calibration.CalibratedClassifierCV)"
+                "choose one that does, or calibrate it (sklearn.calibration.CalibratedClassifierCV)"
             )
         self.learner = learner
 
@@ -171,7 +171,7 @@ def named_learners(learners: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any
     else:
         named = dict(zip(numbered([type(item).__name__ for item in learners]), learners, strict=True))
     if len(named) != len(learners) or len(named) < 2:
-        raise PolicyKDError(f"learners: needs two or more of different names, got {', '.join(named) or 'none'}")
+        raise PolicyKDError(f"learners: needs two or more with different names, got {', '.join(named) or 'none'}")
     for name, learner in named.items():
         if not hasattr(learner, "fit") or isinstance(learner, type):
             raise PolicyKDError(f"learner {name!r}: needs fit and predict_proba, got {learner!r}")
@@ -200,7 +200,9 @@ def check_groups(one_hot: Sequence[Sequence[str]], owners: Sequence[Owner]) -> N
                 continue
             if len(has) < len(group):
                 missing = sorted(set(group) - set(has))
-                raise PolicyKDError(f"one_hot: {owner.name!r} has {has[0]!r} without {missing}: give it all or none")
+                raise PolicyKDError(
+                    f"one_hot: {owner.name!r} has {has[0]!r} without {missing}: give it all of them or none"
+                )
             values = owner.table.rows[:, owner.table.columns(group)]
             if not (np.isin(values, (0.0, 1.0)).all() and (values.sum(1) == 1).all()):
                 raise PolicyKDError(

@@ -82,7 +82,7 @@ def read_tables(datasets: Sequence[Data] | Mapping[str, Data], names: Sequence[s
         raise PolicyKDError(f"{what}: {len(names)} learners need as many data sets, got {len(datasets)}")
     tables = [_table(data, f"{what} of {name!r}") for data, name in zip(datasets, names, strict=True)]
     if len({table.label_kind for table in tables}) > 1:
-        raise PolicyKDError(f"{what}: labels are numbers in one data set and strings in another: use one kind")
+        raise PolicyKDError(f"{what}: labels are numbers in one data set but strings in another: use one kind")
     _check_names(tables, datasets, names, what)
     return tables
 
@@ -126,7 +126,7 @@ def _numbers(features: pd.DataFrame | np.ndarray, names: Sequence[str], who: str
     if isinstance(features, pd.DataFrame):
         for name, kind in features.dtypes.items():
             if not pd.api.types.is_numeric_dtype(kind):
-                raise PolicyKDError(f"{who}: feature {name!r} is no number: one-hot encode it (pandas.get_dummies)")
+                raise PolicyKDError(f"{who}: feature {name!r} is not numeric: one-hot encode it (pandas.get_dummies)")
     try:
         rows = np.asarray(features, np.float64)
     except (TypeError, ValueError) as error:

@@ -36,7 +36,7 @@ class Archive:
         self._left = SPARE + RATIO * (len(source) if isinstance(source, bytes) else source.stat().st_size)
         self.names = self._zip.namelist()
         if len({*self.names}) < len(self.names):
-            raise zipfile.BadZipFile("it has two members of one name")
+            raise zipfile.BadZipFile("it has two members with the same name")
 
     def __enter__(self) -> Archive:
         return self
@@ -60,9 +60,9 @@ class Archive:
         """
         info = self._zip.getinfo(name)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
-            raise ValueError(f"{name} is encrypted or packed in another way than stored or deflated")
+            raise ValueError(f"{name} is encrypted, or compressed other than by deflate")
         if info.file_size > (self._left if most is None else min(most, self._left)):
-            raise ValueError(f"{name} unpacks to {info.file_size:,} bytes, more than it may")
+            raise ValueError(f"{name} unpacks to {info.file_size:,} bytes, more than allowed")
         self._left -= info.file_size
         with _damaged():
             return self._zip.read(info)  # zipfile reads at most file_size
@@ -102,8 +102,8 @@ def _array(content: bytes, name: str) -> np.ndarray:
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
     shape, fortran, dtype = read_header(file)
     if dtype.kind not in "fiubU":
-        raise ValueError(f"{name} is of type {dtype}, neither of numbers nor of texts")
+        raise ValueError(f"{name} is of type {dtype}, neither numbers nor text")
     data = content[file.tell() :]
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"{name} has not the bytes of an array of shape {shape}")
+        raise ValueError(f"the size of {name} does not fit its shape {shape}")
     return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

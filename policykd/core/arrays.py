@@ -25,7 +25,7 @@ def where_episodes_start(episode_start: Any, count: int) -> np.ndarray:
     """
     starts = np.zeros(1, bool) if episode_start is None else np.asarray(episode_start, bool).reshape(-1)
     if len(starts) not in (1, count):
-        raise PolicyKDError(f"predict: episode_start has {len(starts)} flags, and there are {count} observations")
+        raise PolicyKDError(f"predict: episode_start has {len(starts)} flags for {count} observations")
     return np.full(count, starts)
 
 

@@ -143,7 +143,7 @@ def load(path: Path) -> dict[str, Any]:
             f"checkpoint: {path} is damaged or not a checkpoint of policykd ({type_and_text(error)})"
         ) from None
     if not isinstance(state, dict):
-        raise PolicyKDError(f"checkpoint: {path} is damaged: it holds no state")
+        raise PolicyKDError(f"checkpoint: {path} is damaged: it has no state")
     return state
 
 
@@ -170,7 +170,7 @@ def check_header(path: Path) -> None:
         OSError, ValueError: the file cannot be read, or its header is too long.
     """
     if path.is_fifo():  # opening it would wait for a writer
-        raise ValueError("it is no file")
+        raise ValueError("it is not a file")
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > min(MOST_HEADER, path.stat().st_size):

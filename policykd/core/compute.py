@@ -17,7 +17,7 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):  # its text lists all backends of torch
-        raise PolicyKDError(f"device: {name!r} is unknown: take auto, cpu, cuda or, of several, cuda:1") from None
+        raise PolicyKDError(f"device: {name!r} is unknown: use auto, cpu, cuda or, with several GPUs, cuda:1") from None
     try:
         torch.zeros((), device=device).item()
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails an assertion
@@ -34,12 +34,12 @@ def check_defaults() -> None:
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     if dtype != torch.float32:
         raise PolicyKDError(
-            f"torch: its default dtype is {dtype}, and learners compute in float32: call "
-            "torch.set_default_dtype(torch.float32), and name float64 where you need it"
+            f"torch: its default dtype is {dtype}, but learners compute in float32: call "
+            "torch.set_default_dtype(torch.float32), and request float64 explicitly where you need it"
         )
     if device.type != "cpu":
         raise PolicyKDError(
-            f"torch: its default device is {device}, and agents place their tensors themselves: call "
+            f"torch: its default device is {device}, but agents place their tensors themselves: call "
             f'torch.set_default_device("cpu"), and give the agent device="{device}"'
         )
 
@@ -53,7 +53,7 @@ def check_autograd(parameters: torch.Tensor) -> None:
     """
     check_defaults()
     if torch.is_inference_mode_enabled() or parameters.is_inference():
-        raise PolicyKDError("torch: nothing learns in torch.inference_mode, nor what was made in it: leave it for both")
+        raise PolicyKDError("torch: agents can neither be made nor trained in torch.inference_mode: leave it for both")
 
 
 @contextmanager

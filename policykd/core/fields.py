@@ -165,7 +165,7 @@ def value_at(name: str, function: Callable[[float], Any], point: float) -> float
     except (TypeError, ValueError):
         value = math.nan
     if not -1e-12 <= value < math.inf:  # a decay to 0 may end slightly below by rounding
-        raise PolicyKDError(f"config: {name}({point:g}) gives {given!r}, and must give a finite number from 0 up")
+        raise PolicyKDError(f"config: {name}({point:g}) returned {given!r}, but must return a finite number >= 0")
     return max(0.0, value)
 
 

@@ -55,7 +55,7 @@ def as_path(what: str, given: str | os.PathLike[str]) -> Path:
         PolicyKDError: it is not a path; the error starts with ``what``.
     """
     if not isinstance(given, str | os.PathLike) or not os.fspath(given):  # Path("") would be the current folder
-        raise PolicyKDError(f"{what}: {given!r:.200} is no path: give a str or a pathlib.Path")
+        raise PolicyKDError(f"{what}: {given!r:.200} is not a path: give a str or a pathlib.Path")
     return Path(given)
 
 
@@ -91,7 +91,7 @@ def check_unicode(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise PolicyKDError(f"{str(path)!a} is no name in UTF-8: choose another one") from None
+        raise PolicyKDError(f"{str(path)!a} is not a valid UTF-8 name: choose another one") from None
 
 
 def blocking_file(path: Path) -> Path | None:

@@ -289,6 +289,6 @@ def load_state_tensors(owner: object, tensors: dict[str, Tensor]) -> None:
         return shape and saved.is_floating_point() == own[name].is_floating_point()
 
     if own.keys() != tensors.keys() or not all(fits(name, tensor) for name, tensor in tensors.items()):
-        raise PolicyKDError(f"checkpoint: its tensors do not fit {type(owner).__name__} of this shape")
+        raise PolicyKDError(f"checkpoint: its tensors do not fit this {type(owner).__name__}")
     for name, tensor in own.items():
         tensor.copy_(tensors[name])

@@ -70,7 +70,7 @@ def parse_yaml(text: str, loader_type: Any = None) -> Any:
             raise RecursionError
         node = loader.get_single_node()
         if _expanded_size(node, {}) > MOST_NODES:
-            raise ValueError(f"its aliases stand for more than {MOST_NODES:,} values")
+            raise ValueError(f"its aliases expand to more than {MOST_NODES:,} values")
         _check_keys(node)
         return None if node is None else loader.construct_document(node)
     except RecursionError:

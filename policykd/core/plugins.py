@@ -29,7 +29,7 @@ def load(names: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except SystemExit:  # a script that exits on import
-            raise PolicyKDError(f"plugins: {name} calls sys.exit where it is imported: it must not") from None
+            raise PolicyKDError(f"plugins: {name} calls sys.exit when imported, which it must not") from None
         except Exception as error:  # a user's module may raise anything
             raise PolicyKDError(f"plugins: {name} cannot be imported: {one_line(error)}") from None
     if names:

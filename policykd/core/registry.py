@@ -31,10 +31,10 @@ def find(what: str, part: Any, table: Mapping[str, T], kind: type | tuple[type, 
     """
     if isinstance(part, str):
         if part.startswith(OWN):
-            raise PolicyKDError(f"{what}: this is an own part, {part.removeprefix(OWN)}: hand it in as {what}=")
+            raise PolicyKDError(f"{what}: {part.removeprefix(OWN)} is a custom part: pass it as {what}=")
         if part not in table:
-            known = f"there are {', '.join(table)}" if table else "there is none by name: hand in an object"
-            own = "one that a module of yours adds needs policykd --plugins MODULE"
+            known = f"there are {', '.join(table)}" if table else "none is known by name: pass an object"
+            own = "if a module of yours adds it, use policykd --plugins MODULE"
             raise PolicyKDError(f"{what}: {part!r} is unknown{nearest(part, table)}; {known}; {own}")
         return table[part]
     if kind is None:
@@ -44,7 +44,7 @@ def find(what: str, part: Any, table: Mapping[str, T], kind: type | tuple[type, 
     else:
         fits = isinstance(part, kind)
     if not fits:
-        raise PolicyKDError(f"{what}: takes one of {', '.join(table)} or {_shown(kind, table)}, not {part!r}")
+        raise PolicyKDError(f"{what}: must be one of {', '.join(table)} or {_shown(kind, table)}, not {part!r}")
     return part
 
 

@@ -95,4 +95,4 @@ def ensemble_logits(logits: Tensor) -> Tensor:
 def _check(logits: Tensor, target_logits: Tensor) -> None:
     """Refuse shapes that broadcasting would quietly accept."""
     if logits.shape != target_logits.shape:
-        raise ValueError(f"a divergence needs logits of one shape, got {logits.shape} and {target_logits.shape}")
+        raise ValueError(f"a divergence needs logits of equal shape, got {logits.shape} and {target_logits.shape}")

@@ -189,7 +189,7 @@ def _categorical(own: Any, target: Any) -> bool:
     """Whether both answers have logits; one of each kind cannot be compared."""
     kinds = [getattr(answer, "logits", None) is not None for answer in (own, target)]
     if kinds[0] != kinds[1]:
-        raise PolicyKDError("divergence: one of two answers has logits and the other has none: they cannot be compared")
+        raise PolicyKDError("divergence: only one of the two outputs has logits: they cannot be compared")
     return kinds[0]
 
 
@@ -201,7 +201,7 @@ def _gaussians(own: Any, target: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     mean, std, target_mean, target_std = (getattr(x, name, None) for x in (own, target) for name in ("mean", "std"))
     if mean is None or std is None or target_mean is None or target_std is None:
         raise PolicyKDError(
-            "divergence: compares Gaussians, and not both answers have a mean and a standard deviation: use kl_forward "
+            "divergence: compares Gaussians, but not both outputs have a mean and a standard deviation: use kl_forward "
             "of logits, mse of actions"
         )
     return mean, std, target_mean, target_std
@@ -257,7 +257,7 @@ def softened(answer: A, temperature: float) -> A:
     if temperature == 1:
         return answer
     if logits is None:
-        raise PolicyKDError(f"temperature: {temperature} softens logits, and these answers have none: use 1")
+        raise PolicyKDError(f"temperature: {temperature} softens logits, but these outputs have none: use 1")
     return answer._replace(logits=logits / temperature)  # type: ignore[attr-defined]
 
 
@@ -296,4 +296,4 @@ def _check(*tensors: Tensor, least: int = 3) -> None:
     """Refuse shapes that broadcasting would quietly accept; with ``least=2`` the learner axis may be missing."""
     if not least <= tensors[0].ndim <= 3 or [tensor.shape for tensor in tensors] != [tensors[0].shape] * len(tensors):
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-        raise ValueError(f"a divergence needs tensors of one shape (K, B, A), got {shapes}")
+        raise ValueError(f"a divergence needs tensors of equal shape (K, B, A), got {shapes}")

@@ -27,7 +27,7 @@ def _groups(words: list[str]) -> dict[str, tuple[int, ...]] | None:
     for word in words:
         form = re.fullmatch(r"([^=]+)=(?:(\d{1,7}):(\d{1,7})|(\d{1,7}(?:,\d{1,7})*))", word)
         if form is None or form[1] in groups:
-            raise ValueError(f"{word!r} must be NAME=0:3 or NAME=0,1,2, and each name another one")
+            raise ValueError(f"{word!r} must be NAME=0:3 or NAME=0,1,2, with distinct names")
         name, first, end, columns = form.groups()
         groups[name] = tuple(range(int(first), int(end)) if columns is None else map(int, columns.split(",")))
     return groups

@@ -83,13 +83,13 @@ class PeerMethod:
         if self.source is None:
             for column in ("states", "weight", "compares", "coupling", "adaptive", "copies"):
                 if getattr(self, column) != plain[column].default:
-                    yield f"{column} says how to copy, and source=None copies nobody"
+                    yield f"{column} sets how to copy, but source=None copies nobody"
         if self.compares == "actions" and self.weight is None:
-            yield "compares='actions' is what a weight looks at, and there is none: name one"
+            yield "compares='actions' needs a weight: name one"
         if self.adaptive and self.coupling == "apart":
-            yield "adaptive=True changes distill_coef, which coupling='apart' has not: use 'joint'"
+            yield "adaptive=True changes distill_coef, which coupling='apart' does not use: use 'joint'"
         if self.copies == "policy and critics" and self.coupling == "joint":
-            yield "copies='policy and critics' is a step of its own: use coupling='apart'"
+            yield "copies='policy and critics' is a separate step: use coupling='apart'"
 
 
 PEER_METHODS: dict[str, PeerMethod] = rows(

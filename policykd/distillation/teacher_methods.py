@@ -81,13 +81,13 @@ class TeacherMethod:
         """Columns that another column leaves without a meaning."""
         alone = self.coupling == "alone"
         if self.divergence is None and (alone or self.confident or self.reward in (None, "next_distance")):
-            yield "divergence=None copies nothing: it is for methods with RL whose teacher pays another reward"
+            yield "divergence=None copies nothing: it is for methods with RL and a reward from the teacher"
         if self.divergence is None and self.coupling == "proximal":
             yield "divergence=None leaves coupling='proximal' without a loss to multiply: use 'joint'"
         if alone and (self.reward or self.confident or self.schedule in BY_STUDENT):
-            yield f"reward, confident and schedule={BY_STUDENT} are for methods with RL, and coupling='alone' has none"
+            yield f"reward, confident and schedule={BY_STUDENT} are for methods with RL, but coupling='alone' has none"
         if not alone and self.states == "mixed":
-            yield "states='mixed' is for coupling='alone': with RL one of the two acts"
+            yield "states='mixed' needs coupling='alone': with RL only one of the two acts"
         if (self.weight is not None) + self.confident + (self.coupling == "proximal") > 1:
             yield "weight, confident and coupling='proximal' each weigh the states: choose one"
 

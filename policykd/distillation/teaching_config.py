@@ -157,7 +157,7 @@ class TeachingConfig:
         require(self.gru is None or self.gru > 0, "gru", self.gru, "must be positive, or None")
         positive(self, "fine_tune_std", "fine_tune_learning_rate", "anchor_distance")
         fractions(self, "beta_decay")
-        rule = "is for peers, which students of a teacher are not: leave it out"
+        rule = "applies to peers, not to students of a teacher: leave it out"
         for known in fields(self):
             kept = known.name not in PEERS_ONLY or getattr(self, known.name) == known.default
             require(kept, known.name, getattr(self, known.name), rule)

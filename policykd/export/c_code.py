@@ -156,7 +156,7 @@ def number(value: float) -> str:
         PolicyKDError: it is infinite or NaN, for which C without libraries has no literal.
     """
     if not np.isfinite(value):
-        raise PolicyKDError(f"export: the policy holds {value}, which C has no constant for: use onnx or torchscript")
+        raise PolicyKDError(f"export: the policy holds {value}, which has no constant in C: use onnx or torchscript")
     text = f"{np.float32(value):.9g}"
     return text + ("f" if "." in text or "e" in text else ".0f")
 

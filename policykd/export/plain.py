@@ -203,12 +203,12 @@ def flatten(policy: DeployedPolicy, size: int = 0) -> PlainPolicy:
         PolicyKDError: it is not an MLP with ReLU or tanh, or its actions are discrete.
     """
     if policy.choices is not None:
-        raise PolicyKDError("export: C and NumPy know continuous actions alone: use onnx or torchscript")
+        raise PolicyKDError("export: C and NumPy support only continuous actions: use onnx or torchscript")
     linears = [module for module in policy.network if isinstance(module, nn.Linear)]
     between = {type(module) for module in policy.network if not isinstance(module, nn.Linear)}
     if not between <= {nn.ReLU} and not between <= {nn.Tanh}:
         names = ", ".join(sorted(kind.__name__ for kind in between))
-        raise PolicyKDError(f"export: C and NumPy know layers with ReLU or with tanh, not {names}: use onnx")
+        raise PolicyKDError(f"export: C and NumPy support only ReLU and tanh, not {names}: use onnx")
     layers = tuple(as_layer(linear.weight, linear.bias) for linear in linears)
     normaliser = None
     if policy.normalises:

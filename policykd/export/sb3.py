@@ -76,7 +76,7 @@ def make_model(backbone: str, config: Config, env: VecEnv, seed: int | None = No
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, config.action_noise_std))
     if config.n_steps > 1:
         known = "n_steps" in inspect.signature(MODELS[backbone]).parameters
-        require(known, "n_steps", config.n_steps, "is unknown to this stable-baselines3: install a newer one")
+        require(known, "n_steps", config.n_steps, "does not exist in this stable-baselines3: install a newer one")
         settings["n_steps"] = config.n_steps
     policy = {"net_arch": list(config.net_arch), "activation_fn": ACTIVATIONS[config.activation_fn]}
     kind = policy_of(env.observation_space)
@@ -91,7 +91,9 @@ def check_trained_by_sb3(config: Config) -> None:
     """
     for name, plain in PLAIN.items():
         value = getattr(config, name)
-        require(value == plain, name, value, "is not for agents of SB3, whose networks are plain MLPs: leave it out")
+        require(
+            value == plain, name, value, "does not apply to SB3 agents, whose networks are plain MLPs: leave it out"
+        )
 
 
 def learner_config(agent: Exportable, k: int) -> Config:
@@ -116,9 +118,9 @@ def no_twin(agent: Exportable) -> str | None:
     learner, scale = agent.learner, agent.action_scale
     networks = getattr(learner, "actor_network", None), getattr(learner, "critic_network", None)
     if learner.sb3 is None or not all(isinstance(network, MLP) and not network.layer_norm for network in networks):
-        return f"{agent.backbone} with these networks has no twin in Stable-Baselines3"
+        return f"{agent.backbone} with these networks has no equivalent in Stable-Baselines3"
     if isinstance(scale, DiscreteActions) and scale.start != 0:  # SB3's check_env also refuses Discrete(n, start=...)
-        return f"the choices of {agent.env_id} begin at {scale.start}, and those of Stable-Baselines3's agents at 0"
+        return f"the actions of {agent.env_id} start at {scale.start}, but those of Stable-Baselines3's agents at 0"
     return None
 
 
@@ -182,7 +184,7 @@ def warn_of_normaliser(model: BaseAlgorithm) -> None:
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None and normalizer.norm_obs:
         log.warning(
-            "to_sb3: this agent needs normalised observations, and its zip does not hold the normaliser: write both "
+            "to_sb3: this agent needs normalised observations, but its zip has no normaliser: write both "
             "with policykd.export.zoo.to_zip, or keep get_vec_normalize_env()"
         )
 

@@ -94,7 +94,7 @@ class Episodes:
             shapes.append(("hidden", (network.width,)))
             network = network.head
         if not isinstance(network, MLP) or not isinstance(learner, OffPolicyLearner | PPO):
-            raise PolicyKDError(f"export: {agent.backbone} with a network of its own: only MLPs can be exported")
+            raise PolicyKDError(f"export: {agent.backbone} with a custom network: only MLPs can be exported")
         row, statistics = row[: network.parameter_count], normaliser(learner, k)
         policy = DeployedPolicy(network, row, agent.action_scale, squash=squashes(learner), statistics=statistics)
         self.module = StatefulPolicy(policy, view.columns if self.picks else None, view.history, units)

@@ -75,7 +75,7 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
         require(self.n_envs <= self.buffer_size, "n_envs", self.n_envs, "is more than the replay keeps: buffer_size")
         require(self.n_steps <= self.buffer_size, "n_steps", self.n_steps, "is more than the replay keeps: buffer_size")
         alone = self.n_envs == 1 or self.allocation == "equal"
-        require(alone, "n_envs", self.n_envs, 'must be 1 with allocation="best", which deals out single environments')
+        require(alone, "n_envs", self.n_envs, 'must be 1 with allocation="best", which assigns single environments')
         not_negative(self, "learning_starts")
         require(0 < self.tau <= 1, "tau", self.tau, "must lie in (0, 1]")
         fractions(self, "gamma")
@@ -98,16 +98,16 @@ class OffPolicyConfig(ReplayDistillationConfig, RunConfig):
             require(interval == 1, "target_update_interval", interval, reason)
         for name, values in self.vary.items():
             known = [n for n in VARIABLE if n == "observations" or hasattr(self, n)]
-            require(name in known, "vary", name, f"cannot differ between peers; can: {', '.join(known)}")
+            require(name in known, "vary", name, f"cannot differ between peers; choose from {', '.join(known)}")
             fits = isinstance(values, list | tuple) and len(values) > 0
             if name == "observations":
                 require(fits, "vary.observations", values, "needs columns or names of groups for each peer")
-                require(self.rebirth_freq == 0, "rebirth_freq", self.rebirth_freq, "must be 0 where peers see parts")
+                require(self.rebirth_freq == 0, "rebirth_freq", self.rebirth_freq, "must be 0 if peers see parts")
                 continue
             require(fits and all(type(v) in (int, float) for v in values), f"vary.{name}", values, "must be numbers")
             if name in ("n_steps", "gradient_steps"):
-                require(all(v % 1 == 0 and v > 0 for v in values), f"vary.{name}", values, "must be whole, from 1 up")
-            rule = "is a function of what remains of the run: give a number, or leave it out of vary"
+                require(all(v % 1 == 0 and v > 0 for v in values), f"vary.{name}", values, "must be integers >= 1")
+            rule = "is a schedule: give a number, or leave it out of vary"
             own = getattr(self, name)
             require(not callable(own), name, own, rule)
             for value in values:
@@ -144,7 +144,7 @@ class DDPGConfig(OffPolicyConfig):
             self.divergence not in ("gaussian_kl_forward", "gaussian_kl_reverse", "wasserstein2"),
             "divergence",
             self.divergence,
-            "compares Gaussians, and DDPG and TD3 are deterministic: use action_mse or action_huber",
+            "compares Gaussians, but DDPG and TD3 are deterministic: use action_mse or action_huber",
         )
 
 
@@ -187,13 +187,13 @@ class SACConfig(OffPolicyConfig):
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         super().__post_init__()
-        rule = 'must be "auto", "auto_" and a positive number to start from, or a number from 0 up'
+        rule = 'must be "auto", "auto_" and a positive initial value, or a number >= 0'
         require(not math.isnan(self.initial_ent_coef), "ent_coef", self.ent_coef, rule)
         require(
             1 <= self.target_update_interval <= self.updates_at_once,
             "target_update_interval",
             self.target_update_interval,
-            f"must be from 1 to gradient_steps={self.updates_at_once}: as in SB3, every update counts anew",
+            f"must be from 1 to gradient_steps={self.updates_at_once}: as in SB3, the count restarts at every update",
         )
 
     @property

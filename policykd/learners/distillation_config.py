@@ -49,7 +49,9 @@ class DistillationConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work, each in one line."""
         read_fields(self)
-        require(self.alpha >= 0, "alpha", self.alpha, "must not be negative (the peer's better states weigh more)")
+        require(
+            self.alpha >= 0, "alpha", self.alpha, "must not be negative (states where the peer is better weigh more)"
+        )
         not_negative(self, "pessimism")
         require(self.weight_ratio >= 1, "weight_ratio", self.weight_ratio, "must be at least 1")
         require(

@@ -88,7 +88,7 @@ class OffPolicyLearner:
             PolicyKDError: the task's actions are discrete.
         """
         if low is None:
-            raise PolicyKDError(f"backbone: {cls.name} acts in continuous actions; for a choice of one use ppo")
+            raise PolicyKDError(f"backbone: {cls.name} has continuous actions only; for discrete actions use ppo")
         return cls(observation_size, action_size, config, generators, device)
 
     def gradient_steps_in(self, steps: int) -> int:

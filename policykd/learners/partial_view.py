@@ -46,7 +46,7 @@ def mask_unseen_inputs(learner: OffPolicyLearner, size: int, columns: Sequence[S
 def _mask(network: Network, rows: Tensor, sees: Tensor) -> Tensor:
     """1 for every parameter ``(R, P)`` but the first layer's weights of observations that are not seen ``(R, O)``."""
     if not isinstance(network, MLP):
-        raise PolicyKDError("vary: observations needs networks that are MLPs, and these are your own")
+        raise PolicyKDError("vary: observations needs MLPs, but these networks are custom")
     mask = torch.ones_like(rows)
     network.unpack(mask)[0][0][:, : sees.shape[1]] = sees.to(mask).unsqueeze(2)
     return mask

@@ -16,7 +16,9 @@ def steps_between(value: Any) -> Any:
     if not isinstance(value, list | tuple) or len(value) != 2:
         return value
     unit = getattr(value[1], "value", value[1])  # of SB3's enumeration, which the command line does not import
-    why = "counts episodes, which end at other steps for each learner, and all update at once: give a number of steps"
+    why = (
+        "counts episodes, which end at different steps for each learner, but all update at once: give a number of steps"
+    )
     require(unit != "episode", "train_freq", (value[0], unit), why)
     return value[0] if unit == "step" else value
 
@@ -27,7 +29,7 @@ def one_list(value: Any) -> Any:
     Raises:
         PolicyKDError: it is a dict, with widths of actor and critics.
     """
-    require(not isinstance(value, dict), "net_arch", value, "must be one list of widths, of actor and critics alike")
+    require(not isinstance(value, dict), "net_arch", value, "must be one list of widths, for actor and critics alike")
     return value
 
 
@@ -59,8 +61,8 @@ CONVERTERS = {
 ADVICE = {
     "n_timesteps": "the budget is total_timesteps of learn()",
     "total_timesteps": "the budget is total_timesteps of learn()",
-    "policy": "policykd makes the networks itself, of net_arch",
-    "policy_kwargs": "its entries are settings themselves: net_arch, activation_fn, log_std_init, ortho_init",
+    "policy": "policykd makes the networks itself: set net_arch",
+    "policy_kwargs": "its entries are settings of their own: net_arch, activation_fn, log_std_init, ortho_init",
     "normalize": "normalize_observation and normalize_reward are settings of the backbone ppo",
     "normalize_kwargs": "normalize_observation and normalize_reward are settings of the backbone ppo",
     "noise_type": "exploration noise is normal, of action_noise_std (ddpg and td3)",
@@ -77,9 +79,9 @@ ADVICE = {
     "replay_buffer_kwargs": "every learner's replay is policykd's own; leave it out",
     "rollout_buffer_class": "every learner's rollout is policykd's own; leave it out",
     "rollout_buffer_kwargs": "every learner's rollout is policykd's own; leave it out",
-    "env_wrapper": "hand in a function that makes the wrapped environment, as env",
-    "frame_stack": "hand in a function that makes the wrapped environment, as env",
-    "env_kwargs": "hand in gymnasium.make(id, ...) with them, as env",
+    "env_wrapper": "pass a function that makes the wrapped environment, as env",
+    "frame_stack": "pass a function that makes the wrapped environment, as env",
+    "env_kwargs": "pass gymnasium.make(id, ...) with them, as env",
     "seed": "seeds=(...) is an argument of the agent, one per group",
     "seeds": "seeds=(...) is an argument of the agent, one per group",
     "device": "device= is an argument of the agent",
@@ -93,16 +95,16 @@ ADVICE = {
     "log_interval": "it is called log_freq, a setting in environment steps",
     "tb_log_name": "run_dir= is an argument of the agent, and TensorBoard's files are written there",
     "eval_env": "every eval_freq steps learners are evaluated on environments of their own; leave it out",
-    "reset_num_timesteps": "learn() goes on counting; a new agent begins anew",
+    "reset_num_timesteps": "learn() continues the count; make a new agent to start over",
     "include": "all of an agent is saved; leave it out",
     "exclude": "all of an agent is saved; leave it out",
 }
 """Ends of error lines by the name of the setting."""
 
 LOAD_ADVICE = {
-    "custom_objects": "a file of policykd holds no objects; own parts are handed in as method=, backbone= and config=",
-    "print_system_info": "a checkpoint says what it was computed by; leave it out",
-    "force_reset": "a run goes on from where it stopped; leave it out",
+    "custom_objects": "files of policykd contain no objects; pass custom parts as method=, backbone= and config=",
+    "print_system_info": "a checkpoint records what it was computed by; leave it out",
+    "force_reset": "a run always resumes where it stopped; leave it out",
 }
 """The same for arguments of SB3's ``load``."""
 

@@ -116,7 +116,7 @@ def make_networks(
         _make_network("critic_network", critic, critic_inputs, 1),
     )
     if (width := getattr(config, "gru", None)) is not None:
-        require(config.network is None, "gru", width, "makes the actor, and so does network: give one of the two")
+        require(config.network is None, "gru", width, "makes the actor, as does network: give one of the two")
         first = GRU(inputs, width, mlp(width + inputs, outputs))
     numbers = learners * (first.parameter_count + critics * judge.parameter_count)
     what = f"networks of {learners} learners with hidden layers {' x '.join(map(str, config.net_arch))}"
@@ -135,10 +135,10 @@ SEE = "docs/extending/network.md has an example"
 
 def _make_network(what: str, maker: Callable[[int, int], Network], inputs: int, outputs: int) -> Network:
     """A network of a maker, which may be a user's own."""
-    with reraise(f"{what}: of ({inputs}, {outputs}) raised ", f": {SEE}"):
+    with reraise(f"{what}: called with ({inputs}, {outputs}), it raised ", f": {SEE}"):
         network = maker(inputs, outputs)
     if missing := [part for part in PARTS if not hasattr(network, part)]:
-        raise PolicyKDError(f"{what}: made a {type(network).__name__}, which has no {', '.join(missing)}: {SEE}")
+        raise PolicyKDError(f"{what}: returned a {type(network).__name__}, which has no {', '.join(missing)}: {SEE}")
     return network
 
 

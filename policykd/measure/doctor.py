@@ -108,9 +108,7 @@ def diagnose(
     view, read = views_of(task.make, student_observations, teacher_observations, observation_groups or {}, history)
     teacher = _load(teacher, env, read.map, trust)
     if teacher.remembers:
-        raise PolicyKDError(
-            f"doctor: teacher {teacher.source} remembers its episode: it cannot be asked at single states"
-        )
+        raise PolicyKDError(f"doctor: teacher {teacher.source} is recurrent: it cannot label single states")
     asked = {"n_episodes": n_episodes, "updates": updates, "seed": seed}
     n_episodes, updates, seed = (as_type(name, number, int) for name, number in asked.items())
     require(n_episodes >= 4, "n_episodes", n_episodes, "must be at least 4")
@@ -271,7 +269,7 @@ def _act(teacher: Teacher) -> Act:
 def _load(teacher: Any, env: str | gym.Env | EnvFactory, read: ObservationMap | None, trust: bool) -> Teacher:
     if isinstance(teacher, list | tuple):
         if len(teacher) != 1:
-            raise PolicyKDError(f"doctor: looks at one teacher at a time, got {len(teacher)}: ask about each of them")
+            raise PolicyKDError(f"doctor: takes one teacher at a time, got {len(teacher)}: run it for each of them")
         teacher = teacher[0]
     if isinstance(teacher, Teacher) and read is None:
         return teacher

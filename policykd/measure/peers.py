@@ -89,9 +89,11 @@ def report(
         PolicyKDError: the learners have no peers, or the control has another task or other groups.
     """
     if control is not None and control.env_id != agent.env_id:
-        raise PolicyKDError(f"fidelity: the control is of {control.env_id}, the peers of {agent.env_id}")
+        raise PolicyKDError(f"fidelity: the control is for {control.env_id}, but the peers for {agent.env_id}")
     if control is not None and control.peers != agent.peers:
-        raise PolicyKDError(f"fidelity: the control has groups of {control.peers}, the run of {agent.peers}: as many")
+        raise PolicyKDError(
+            f"fidelity: the control has groups of {control.peers}, the run has {agent.peers}: they must be equal"
+        )
     asked: dict[Who, DualStudent | None] = {"peers": agent, "control": control}
     measured = {who: fidelity(each, steps=steps, seed=seed, tolerance=tolerance) for who, each in asked.items() if each}
     rows = [Row(split, who, vars(by_split[split])) for split in measured["peers"] for who, by_split in measured.items()]

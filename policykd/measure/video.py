@@ -112,7 +112,7 @@ def _opengl() -> Iterator[None]:
     chosen = next(filter(_can_draw, [given] if given else _backends()), None)
     if chosen is None:
         raise RuntimeError(
-            f"MuJoCo cannot draw with MUJOCO_GL={given}; unset it, or try egl or osmesa"
+            f"MuJoCo cannot render with MUJOCO_GL={given}; unset it, or try egl or osmesa"
             if given
             else "MuJoCo finds no OpenGL (no display, EGL or OSMesa works); install EGL or OSMesa "
             "(Debian and Ubuntu: apt install libegl1, or libosmesa6)"
@@ -156,7 +156,7 @@ def _picture(env: gym.Env) -> np.ndarray:
     """The environment's frame ``(H, W, 3)``, uint8, with even sides as yuv420p requires."""
     picture = env.render()
     if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[2] != 3:
-        raise RuntimeError("the environment draws no RGB picture (H, W, 3)")
+        raise RuntimeError("the environment does not render RGB images (H, W, 3)")
     height, width = picture.shape[:2]
     even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     return np.ascontiguousarray(even, dtype=np.uint8)
@@ -199,7 +199,7 @@ def _write(pictures: Iterable[np.ndarray], first: np.ndarray, path: Path, fps: f
             for picture in chain((first,), pictures):
                 if picture.shape != first.shape:
                     shown = " and ".join(f"{shape[1]}x{shape[0]}" for shape in (first.shape, picture.shape))
-                    raise PolicyKDError(f"video: pictures of {shown} in one episode: let the task draw in one size")
+                    raise PolicyKDError(f"video: frames of {shown} in one episode: render the task in one size")
                 writer.send(picture)
                 sent += 1
         finally:
@@ -207,5 +207,5 @@ def _write(pictures: Iterable[np.ndarray], first: np.ndarray, path: Path, fps: f
         with reraise(f"video: {path} cannot be read back; is the disk full? (", ")"):  # ffmpeg's exit status is hidden
             written, _ = imageio_ffmpeg.count_frames_and_secs(str(temporary))
         if written != sent:
-            raise PolicyKDError(f"video: {path} holds {written} of {sent} pictures: is the disk full?")
+            raise PolicyKDError(f"video: {path} has {written} of {sent} frames: is the disk full?")
     return path

@@ -47,7 +47,7 @@ def _read(file: Any, names: list[str], path: Path) -> list[np.ndarray]:
     found = [_array(file, name) for name in names]
     nbytes = sum(array.size * array.dtype.itemsize for array in found)
     if nbytes > SPARE + RATIO * path.stat().st_size:
-        raise ValueError(f"{', '.join(names[:3])} unpack to {nbytes:,} bytes, more than they may")
+        raise ValueError(f"{', '.join(names[:3])} unpack to {nbytes:,} bytes, more than allowed")
     require_memory(nbytes, f"{', '.join(names[:3])} of {path}", "a part of the file")
     return [array[()] for array in found]
 
@@ -62,5 +62,5 @@ def _array(file: Any, name: str) -> Any:
     found = file[name]
     numbers = isinstance(found, h5py.Dataset) and found.shape and found.dtype.kind in "fiub"
     if not numbers or found.external or found.is_virtual:
-        raise ValueError(f"{name} is no array of numbers")
+        raise ValueError(f"{name} is not an array of numbers")
     return found

@@ -152,7 +152,9 @@ class KnowledgeBase:
         """
         room = len(self) - (exclude is not None)
         if not 1 <= k <= room:
-            raise PolicyKDError(f"knowledge base: k={k} neighbours of {room} rows: choose k from 1 to {room}")
+            raise PolicyKDError(
+                f"knowledge base: k={k} neighbours, but there are {room} rows: choose k from 1 to {room}"
+            )
         if queries.ndim != 2 or queries.shape[1] != self.keys.shape[1]:
             raise PolicyKDError(
                 f"knowledge base: queries must be (B, {self.keys.shape[1]}), as its keys, got {tuple(queries.shape)}"
@@ -201,7 +203,7 @@ class KnowledgeBase:
         keys, values = (_table(found.get(part)) for part in ("keys", "values"))
         name = found.get("teacher")
         if keys is None or values is None or len(keys) != len(values) or not isinstance(name, str):
-            raise PolicyKDError(f"knowledge base: {path} holds none, or a damaged one")
+            raise PolicyKDError(f"knowledge base: {path} is not a knowledge base, or damaged")
         memory = cls(
             keys.shape[1],
             values.shape[1],
@@ -225,7 +227,7 @@ class KnowledgeBase:
         """
         if self.teacher != teacher:
             raise PolicyKDError(
-                f"knowledge base: it is of another teacher (fingerprint {self.teacher[:8]}, needed {teacher[:8]}): "
+                f"knowledge base: belongs to another teacher (fingerprint {self.teacher[:8]}, needed {teacher[:8]}): "
                 "build it again with this one"
             )
 

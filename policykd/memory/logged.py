@@ -76,7 +76,7 @@ class LoggedStates(NamedTuple):
             actions, name = getattr(source, "actions", None), f"a {type(source).__name__}"
             episodes = getattr(source, "episodes", None)
             return LoggedStates(source.observations, actions, True, name, episodes).checked(space)
-        raise PolicyKDError(f"states: a {type(source).__name__} holds none; see docs/offline.md for what does")
+        raise PolicyKDError(f"states: a {type(source).__name__} has no states; docs/offline.md lists what can be given")
 
     def checked(self, space: OwnSpace | None = None) -> LoggedStates:
         """Validate, and convert observations to float32 vectors.
@@ -96,9 +96,7 @@ class LoggedStates(NamedTuple):
         if actions is not None:
             actions = as_array(actions, "actions", self.source)
             if actions.shape[:1] != (count,) or not np.isfinite(actions).all():
-                raise PolicyKDError(
-                    f"states: {self.source} has not one finite action for each of {count:,} observations"
-                )
+                raise PolicyKDError(f"states: {self.source} needs one finite action for each of {count:,} observations")
         with np.errstate(over="ignore"):  # values beyond float32 become infinite
             observations = np.array(observations, np.float32)
         if not np.isfinite(observations).all():
@@ -118,14 +116,12 @@ class LoggedStates(NamedTuple):
         """
         if self.episodes is None:
             raise PolicyKDError(
-                f"states: {self.source} does not say which of them are of one episode, which whoever remembers must "
-                "know: give Demonstrations, or beside observations episodes (n,), or D4RL's terminals and timeouts"
+                f"states: {self.source} does not say which states form an episode, which students or teachers with "
+                "memory need: give Demonstrations, or add episodes (n,), or D4RL's terminals and timeouts"
             )
         starts = starts_of(self.episodes)
         if starts.sum() != len(np.unique(self.episodes)):
-            raise PolicyKDError(
-                f"states: the episodes of {self.source} are mixed: sort the rows, those of one episode together"
-            )
+            raise PolicyKDError(f"states: the episodes of {self.source} are mixed: sort the rows by episode")
         return starts
 
     def as_learner_actions(self, scale: ActionScale | DiscreteActions) -> np.ndarray:
@@ -135,19 +131,19 @@ class LoggedStates(NamedTuple):
             PolicyKDError: there are no actions, or they do not fit the task.
         """
         if self.actions is None:
-            raise PolicyKDError(f"states: {self.source} has no actions to copy: give a teacher, who answers at them")
+            raise PolicyKDError(f"states: {self.source} has no actions to copy: give a teacher that labels the states")
         actions, rows = np.asarray(self.actions), len(self.observations)
         if isinstance(scale, DiscreteActions) and not self.scaled:
             actions, last = actions.reshape(rows, -1), scale.start + scale.size - 1
             if actions.shape[1] != 1 or not np.isin(actions, np.arange(scale.start, last + 1)).all():
-                raise PolicyKDError(f"states: {self.source} has actions that are none of {scale.start} to {last}")
+                raise PolicyKDError(f"states: {self.source} has actions outside {scale.start} to {last}")
             actions = actions[:, 0]
         elif actions.shape != (rows, scale.size):
             raise PolicyKDError(f"states: {self.source} has actions of shape {actions.shape}, not {(rows, scale.size)}")
         elif self.scaled and not _are_scaled(actions, isinstance(scale, DiscreteActions)):
-            wanted = "1 at the choice and 0 elsewhere" if isinstance(scale, DiscreteActions) else "in [-1, 1]"
+            wanted = "one-hot" if isinstance(scale, DiscreteActions) else "in [-1, 1]"
             raise PolicyKDError(
-                f"states: {self.source} has actions from {actions.min():g} to {actions.max():g}, and they should be "
+                f"states: {self.source} has actions from {actions.min():g} to {actions.max():g}, but they should be "
                 f"{wanted}: give a mapping of observations and actions in the task's own units"
             )
         return (actions if self.scaled else scale.from_env(actions)).astype(np.float32)
@@ -163,7 +159,7 @@ class LoggedStates(NamedTuple):
         if actions is not None and self.scaled and actions.ndim == 2:
             actions = actions.argmax(1)
         if actions is None or actions.size != len(self.observations) or (actions != actions.round()).any():
-            raise PolicyKDError(f"states: {self.source} has no choices, which a classifier could learn")
+            raise PolicyKDError(f"states: {self.source} has no discrete actions, which a classifier needs")
         labels = torch.from_numpy(actions.reshape(-1).astype(np.int64))
         return TensorDataset(torch.from_numpy(observations), labels)
 
@@ -180,7 +176,7 @@ def as_array(values: Any, what: str, source: str, kinds: str = "fiub") -> np.nda
     Raises:
         PolicyKDError: they are not a numeric array.
     """
-    with reraise(f"states: {source} has {what} that are no array (", ")", one_line):
+    with reraise(f"states: {source} has {what} that are not an array (", ")", one_line):
         if isinstance(values, Tensor):
             values = as_numpy(values.double() if values.is_floating_point() else values)  # NumPy has no bfloat16
         array = np.asarray(values)
@@ -201,7 +197,7 @@ def _from_file(path: Path) -> LoggedStates:
         (folder for folder in (path / "data/main_data.hdf5", path / "main_data.hdf5") if folder.is_file()), path
     )
     if path.suffix in (".npz", ".hdf5", ".h5") and path.exists() and not path.is_file():
-        raise PolicyKDError(f"states: {path} is no file")
+        raise PolicyKDError(f"states: {path} is not a file")
     with reraise(f"states: {path} cannot be read: ", text=one_line):
         if path.suffix == ".npz":
             with Archive(path) as archive:
@@ -211,7 +207,7 @@ def _from_file(path: Path) -> LoggedStates:
         if path.suffix in (".hdf5", ".h5"):
             return _from_arrays(read_hdf5(path, NAMES, BESIDE), str(path))
     advice = "; load a replay buffer's pickle with SB3, and give the buffer" if path.suffix == ".pkl" else ""
-    raise PolicyKDError(f"states: {path} is no .npz, no .hdf5 and no folder of Minari{advice}")
+    raise PolicyKDError(f"states: {path} is not a .npz, .hdf5 or Minari folder{advice}")
 
 
 def _from_arrays(arrays: Mapping[str, Any], source: str, space: OwnSpace | None = None) -> LoggedStates:
@@ -220,7 +216,7 @@ def _from_arrays(arrays: Mapping[str, Any], source: str, space: OwnSpace | None 
         next((arrays[name] for name in names if name in arrays), None) for names in (OBSERVATIONS, ACTIONS)
     ]
     if found is None:
-        raise PolicyKDError(f"states: {source} has none called {' or '.join(OBSERVATIONS)}")
+        raise PolicyKDError(f"states: {source} has no array called {' or '.join(OBSERVATIONS)}")
     to_vector = isinstance(found, Mapping)
     observations = _flatten(found, space, source) if to_vector else as_array(found, "observations", source)
     actions, episodes = None if actions is None else as_array(actions, "actions", source), arrays.get("episodes")
@@ -254,8 +250,8 @@ def _without_last(
     ends = np.append(begins.astype(np.int64), count) if begins.ndim == 1 else np.empty(0, np.int64)
     if len(observations) != count + len(ends) or (np.diff(ends, prepend=0) < 0).any():
         raise PolicyKDError(
-            f"states: {source} has {len(observations):,} observations and {count:,} actions, which indices do not part "
-            "into trajectories with one observation more than actions each"
+            f"states: {source} has {len(observations):,} observations and {count:,} actions, but indices do not split "
+            "them into trajectories with one more observation than actions each"
         )
     observations = np.delete(observations, ends + np.arange(len(ends)), axis=0)
     return observations, np.searchsorted(ends[:-1], np.arange(count), side="right")
@@ -264,7 +260,7 @@ def _without_last(
 def _flatten(observations: Mapping[str, Any], space: OwnSpace | None, source: str) -> np.ndarray:
     """Flatten a dict of n observations to ``(n, O)``."""
     if not isinstance(space, spaces.Dict):
-        raise PolicyKDError(f"states: {source} has dicts of observations, and a task of vectors has no place for them")
+        raise PolicyKDError(f"states: {source} has dicts of observations, but the task has vectors")
     try:
         return flatten(space, observations)
     except ValueError as error:
@@ -281,7 +277,7 @@ def _from_sb3(buffer: Any, space: OwnSpace | None) -> LoggedStates:
         rows = np.delete(rows, buffer.pos)  # the latest next observation, with the oldest action
     if hasattr(buffer, "log_probs"):
         raise PolicyKDError(
-            f"states: {name} is of learning on policy, its actions are not those that the task took: give a replay "
+            f"states: {name} is on-policy, and its actions are not those that the task received: give a replay "
             "buffer, or a mapping of observations and actions"
         )
     found = buffer.observations
@@ -294,7 +290,7 @@ def _from_sb3(buffer: Any, space: OwnSpace | None) -> LoggedStates:
     else:
         observations = found[rows].reshape(-1, math.prod(found.shape[2:]))
     if not len(rows):
-        raise PolicyKDError(f"states: {name} is empty: nothing was collected into it")
+        raise PolicyKDError(f"states: {name} is empty")
     actions = buffer.actions[rows].reshape(-1, buffer.actions.shape[-1])
     discrete = type(buffer.action_space).__name__ == "Discrete"
     return LoggedStates(observations, actions, not discrete, name)

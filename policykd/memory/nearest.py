@@ -59,11 +59,11 @@ class NearestStates:
         logged = LoggedStates.read(source)
         actions = None if logged.actions is None else np.asarray(logged.actions)
         if actions is None or actions.ndim != 2 or actions.dtype.kind != "f":
-            raise PolicyKDError(f"nearest states: {logged.source} has no continuous actions (n, A) to take the mean of")
+            raise PolicyKDError(f"nearest states: {logged.source} has no continuous actions (n, A) to average")
         if logged.scaled:
             if not isinstance(action_space, spaces.Box):
                 raise PolicyKDError(
-                    f"nearest states: {logged.source} keeps actions in [-1, 1], or choices, which are refused: give "
+                    f"nearest states: {logged.source} has actions in [-1, 1], or discrete ones: give "
                     "action_space=, the task's Box"
                 )
             scale = ActionScale(action_space)
@@ -106,7 +106,7 @@ class NearestStates:
             PolicyKDError: a dict of observations, or as in ``__call__``.
         """
         if isinstance(observation, Mapping):
-            raise PolicyKDError("nearest states: reads vectors (O,), not dicts: play FlattenObservation(env)")
+            raise PolicyKDError("nearest states: takes vectors (O,), not dicts: use FlattenObservation(env)")
         rows = torch.as_tensor(np.asarray(observation, np.float32))
         actions = self(rows.reshape(-1, rows.shape[-1])).cpu().numpy()
         return actions.reshape(*rows.shape[:-1], actions.shape[1]), None

@@ -84,7 +84,7 @@ class SharedReplay:
         if folder is None:
             require_memory(self.nbytes, f"{learners} learners x {capacity:,} transitions", "buffer_size", device)
         elif self.device.type != "cpu":
-            raise PolicyKDError(f"replay: buffer_on_disk is for learners on the CPU, and these are on {device}")
+            raise PolicyKDError(f"replay: buffer_on_disk needs learners on the CPU, but these are on {device}")
         self.size = 0
         self.position = 0
         self._rows = np.empty((learners * n_envs, width), np.float32)

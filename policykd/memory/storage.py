@@ -27,7 +27,7 @@ def packed(rows: Tensor) -> Tensor:
     if halves.abs().max().item() == math.inf:
         most = rows[:, :-3].abs().max().item()
         raise PolicyKDError(
-            f"replay: an observation of {most:.6g} is beyond float16, which ends at 65,504: scale observations, "
+            f"replay: an observation of {most:.6g} exceeds the maximum of float16, 65,504: scale observations, "
             'or set buffer_dtype="float32"'
         )
     return torch.cat((halves, rows.view(torch.float16)[:, -6:]), dim=1)

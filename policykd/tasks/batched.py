@@ -50,7 +50,9 @@ def find_vector(env: Any) -> Task | None:
     def make(count: int) -> VectorEnv:
         made = build(lambda: env(count), f"{called}({count})")
         if not isinstance(made, VectorEnv) or made.num_envs != count:
-            raise PolicyKDError(f"environment: {called}({count}) must make a gymnasium VectorEnv of {count}")
+            raise PolicyKDError(
+                f"environment: {called}({count}) must return a gymnasium VectorEnv of {count} environments"
+            )
         return _checked(made)
 
     with closing(make(1)) as probe:
@@ -86,7 +88,9 @@ class SingleEnv(gym.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start an episode."""
         if not self.playable:
-            raise PolicyKDError("one VectorEnv trains and cannot also be evaluated: hand in a function of num_envs")
+            raise PolicyKDError(
+                "environment: a single VectorEnv cannot serve both training and evaluation: pass a function of num_envs"
+            )
         observations, _ = call(self.vector, "reset", seed=seed)
         self.device = observations.device if isinstance(observations, Tensor) else None
         return as_numpy(observations)[0], {}
@@ -154,7 +158,7 @@ class BatchedEnvs:
         if self.tensors and not isinstance(observations, Tensor):
             raise PolicyKDError(
                 f"environment: {self.name} gives {type(observations).__name__}: wrap it in "
-                "gymnasium.wrappers.vector.JaxToTorch, which hands arrays over by DLPack without a copy"
+                "gymnasium.wrappers.vector.JaxToTorch, which passes arrays by DLPack without a copy"
             )
         if isinstance(observations, Tensor):
             self.device = observations.device

@@ -14,7 +14,7 @@ from policykd_envs import quiet
 from policykd.core.errors import PolicyKDError, one_line, reraise, type_and_text
 from policykd.tasks.flat import FlatObservation, needs_flattening
 
-SHIMMY = "wrap an environment of old Gym in shimmy's GymV21CompatibilityV0"
+SHIMMY = "for an environment of the old Gym, use shimmy's GymV21CompatibilityV0"
 
 
 class TaskError(PolicyKDError):
@@ -109,7 +109,7 @@ class CheckedTask(gym.Wrapper):
             array = np.empty(0, object)
         if array.shape != self.shape or array.dtype.kind not in "fiub":
             raise TaskError(
-                f"{self._says(what)} returned {kind_of(observation)} as observation, and its space holds numbers of "
+                f"{self._says(what)} returned {kind_of(observation)} as observation, but its space has numbers of "
                 f"shape {self.shape}"
             )
         return array
@@ -174,12 +174,12 @@ def checked(factory: Callable[[], Any], name: str) -> Callable[[], gym.Env]:
                 inside = made.unwrapped
                 own = made if isinstance(getattr(inside, space, None), gym.Space) else inside  # wrappers pass it on
                 raise PolicyKDError(
-                    f"environment: {name} makes a {type(own).__name__} whose {space} is no gymnasium.Space: set it in "
-                    "its __init__"
+                    f"environment: {name} makes a {type(own).__name__} whose {space} is not a gymnasium.Space: set it "
+                    "in its __init__"
                 )
         if made is latest():
             raise PolicyKDError(
-                f"environment: {name} gives the same instance at every call, and each learner needs its own: make it "
+                f"environment: {name} returns the same instance at every call, but each learner needs its own: make it "
                 "inside the function"
             )
         latest = weakref.ref(made)
@@ -202,11 +202,11 @@ def not_a_task(value: Any) -> str:
     """What was passed instead of an environment, and what to pass, as the end of an error line."""
     if isinstance(value, gym.vector.VectorEnv) or hasattr(value, "num_envs"):  # Gymnasium's and SB3's vectors
         return (
-            f"a {type(value).__name__}, which holds several environments, where a single one is needed: hand in an id, "
-            "a function that makes a single one (lambda: gymnasium.make(...)), or a gymnasium VectorEnv itself"
+            f"a {type(value).__name__}, which holds several environments, but one is needed: pass an id, a function "
+            "that makes one (lambda: gymnasium.make(...)), or a gymnasium VectorEnv itself"
         )
     return (
-        f"{kind_of(value)}, which is no gymnasium.Env: hand in a registered id, an instance made by gymnasium.make, or "
+        f"{kind_of(value)}, not a gymnasium.Env: pass a registered id, an instance made by gymnasium.make, or "
         f"a function that makes an instance; {SHIMMY}"
     )
 

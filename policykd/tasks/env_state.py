@@ -71,7 +71,7 @@ def set_env_state(env: gym.Env, state: dict[str, Any]) -> None:
         entries = [entry for entry in entries if entry["class"] != "PassiveEnvChecker"]
     here, saved = [type(layer).__name__ for layer in layers], [entry["class"] for entry in entries]
     if here != saved:
-        advice = "make the task in the same wrappers"
+        advice = "wrap the task in the same wrappers"
         raise ValueError(f"the state is of {' < '.join(saved)}, not of {' < '.join(here)}: {advice}")
     made: dict[int, Any] = {}
     for layer, entry in zip(layers, entries, strict=True):
@@ -127,7 +127,7 @@ def _encode(value: Any, shared: Shared) -> Any:
         entry["view"] = view_in(value, whole)
     if number not in shared.written:
         if number in shared.begun:
-            raise TypeError(f"a {type(value).__name__} that holds itself is not a plain value")
+            raise TypeError(f"a {type(value).__name__} that contains itself is not a plain value")
         shared.begun.add(number)
         entry["value"] = _plain(whole, shared)
         shared.written.add(number)
@@ -233,7 +233,7 @@ def _restore_generator(state: dict[str, Any], current: np.random.Generator | Non
 def _restore_mjdata(value: dict[str, Any], data: mujoco.MjData) -> mujoco.MjData:
     names, fields = _fields(data.model), value["fields"]
     if any(name not in fields or fields[name].shape != getattr(data, name).shape for name in names):
-        raise ValueError("the state is of another MuJoCo model, or of another version of MuJoCo")
+        raise ValueError("the state belongs to another MuJoCo model or another MuJoCo version")
     data.time = value["time"]
     for name in names:
         getattr(data, name)[...] = fields[name]

@@ -156,7 +156,7 @@ def too_long(name: str, steps: int, limit: int | None) -> bool:
 def _warn_endless(name: str, limit: int) -> None:
     """Warn once per task that its episodes do not end."""
     log.warning(
-        "environment: an episode of %s did not end within %s steps and counts as it is up to there: give the task a "
+        "environment: an episode of %s did not end within %s steps and is cut off there: give the task a "
         "TimeLimit, or n_eval_episodes=0 to train without evaluation (a teacher plays teacher_episodes, at least 1)",
         name,
         f"{limit:,}",

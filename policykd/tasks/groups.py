@@ -42,7 +42,7 @@ def leaves(space: spaces.Dict, path: str = "") -> Iterator[tuple[str, gym.Space]
             yield name, part
         else:
             raise PolicyKDError(
-                f"environment: the observation's group {name} is a {type(part).__name__}; policykd takes Box, "
+                f"environment: the observation group {name} is a {type(part).__name__}; policykd takes Box, "
                 "Discrete, MultiDiscrete and MultiBinary"
             )
 
@@ -86,7 +86,7 @@ def _parts(space: spaces.Dict, observation: Any, path: str) -> Iterator[Array]:
     for key, part in space.spaces.items():
         name = f"{path}{key}"
         if not isinstance(observation, Mapping) or key not in observation:
-            raise ValueError(f"the observation lacks the group {name} of its space")
+            raise ValueError(f"the observation has no group {name}, which its space has")
         if isinstance(part, spaces.Dict):
             yield to_vector(part, observation[key], f"{name}/")
         else:
@@ -200,8 +200,12 @@ def columns_of(what: str, chosen: str | Sequence[int | str], groups: Mapping[str
             continue
         below = [columns for name, columns in groups.items() if name == part or name.startswith(f"{part}/")]
         if not below:
-            there = f"; there are {', '.join(groups)}" if groups else "; the task names none: set observation_groups"
-            raise PolicyKDError(f"{what}: there is no group {part!r} of observations{nearest(part, groups)}{there}")
+            there = (
+                f"; there are {', '.join(groups)}"
+                if groups
+                else "; the task has no named groups: set observation_groups"
+            )
+            raise PolicyKDError(f"{what}: there is no observation group {part!r}{nearest(part, groups)}{there}")
         found += [int(column) for columns in below for column in columns]
     return tuple(found)
 

@@ -66,7 +66,7 @@ def find_task(env: str | gym.Env | EnvFactory) -> Task:
         spec = env.spec
         if spec is None or any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
             raise PolicyKDError(
-                f"environment: one {type(env).__name__} cannot be made again for every learner: hand in a function "
+                f"environment: one {type(env).__name__} cannot be copied for every learner: pass a function "
                 "that makes it, or a registered id"
             )
         make = checked(lambda: policykd_envs.make(spec, disable_env_checker=True), spec.id)
@@ -109,11 +109,11 @@ def check_named(env_id: object, where: object) -> None:
         PolicyKDError: it is not a string, or its module has not been imported yet.
     """
     if not isinstance(env_id, str):
-        raise PolicyKDError(f"environment: {where} names no task, but {str(env_id)[:80]!r}")
+        raise PolicyKDError(f"environment: {where} should name a task, but has {str(env_id)[:80]!r}")
     if foreign_module(env_id):
         raise PolicyKDError(
-            f"environment: {where} names {env_id[:200]!r}, and making it would run that module: if you know it, name "
-            "it yourself with --env (env=)"
+            f"environment: {where} names {env_id[:200]!r}, and making it would run that module: if you trust it, "
+            "name it with --env (env=)"
         )
 
 
@@ -146,8 +146,8 @@ def check_spaces(env: gym.Env) -> tuple[spaces.Box, ActionSpace]:
     refuse_moving_scales(env, name)
     if not isinstance(action_space, spaces.Box | spaces.Discrete):
         raise PolicyKDError(
-            f"environment: {name} has {type(action_space).__name__} actions; policykd trains continuous control (Box) "
-            "and the choice of one action (Discrete)"
+            f"environment: {name} has {type(action_space).__name__} actions; policykd takes continuous (Box) or "
+            "discrete ones (Discrete)"
         )
     if isinstance(action_space, spaces.Box):
         _check_actions(env, action_space, name)
@@ -155,13 +155,13 @@ def check_spaces(env: gym.Env) -> tuple[spaces.Box, ActionSpace]:
         shape = "" if observation_space.shape is None else f" of shape {observation_space.shape}"
         wrapper = "wrap it in `FlattenObservation(env)`"
         if not observation_space.is_np_flattenable:
-            wrapper = "no fixed length is known of these: make a vector of them in an ObservationWrapper of your own"
+            wrapper = "they have no fixed length: turn them into a vector in an ObservationWrapper"
         raise PolicyKDError(
-            f"environment: {name} has observations in a {type(observation_space).__name__}{shape}; numbers in a Box "
-            f"that are no image, or a Dict of them, are needed: {wrapper}"
+            f"environment: {name} has observations in a {type(observation_space).__name__}{shape}; policykd needs "
+            f"a Box of numbers (no images), or a Dict of them: {wrapper}"
         )
     if not observation_space.shape[0]:
-        raise PolicyKDError(f"environment: {name} has observations of no numbers; a policy needs something to see")
+        raise PolicyKDError(f"environment: {name} has empty observations")
     return observation_space, action_space
 
 
@@ -171,10 +171,10 @@ def _check_actions(env: gym.Env, space: spaces.Box, name: str) -> None:
     The wrappers are Gymnasium's, as code in backticks, which the tests run.
     """
     if not np.prod(space.shape):
-        raise PolicyKDError(f"environment: {name} has actions of no numbers; there is nothing to learn")
+        raise PolicyKDError(f"environment: {name} has empty actions; there is nothing to learn")
     if space.dtype.kind != "f":
         raise PolicyKDError(
-            f"environment: {name} has actions of {space.dtype}, and policykd's are continuous: round them in "
+            f"environment: {name} has actions of {space.dtype}, but policykd's are continuous: round them in "
             f"`TransformAction(env, lambda action: action.round().astype('{space.dtype}'), "
             "Box(env.action_space.low.astype('float32'), env.action_space.high.astype('float32')))`"
         )
@@ -183,16 +183,16 @@ def _check_actions(env: gym.Env, space: spaces.Box, name: str) -> None:
     if not bounded:
         if any(isinstance(layer, gym.wrappers.ClipAction) for layer in layers(env)):
             raise PolicyKDError(
-                f"environment: {name} has unbounded actions, as ClipAction makes them: take ClipAction away, since "
-                "policykd keeps to the task's bounds itself"
+                f"environment: {name} has unbounded actions, as ClipAction makes them: remove ClipAction; "
+                "policykd clips actions itself"
             )
         raise PolicyKDError(
-            f"environment: {name} has unbounded actions: say how far they may go, with your own numbers, in "
+            f"environment: {name} has unbounded actions: set bounds, with your own numbers, in "
             f"`TransformAction(env, lambda action: action, Box(-1, 1, {space.shape}))`"
         )
     if len(space.shape) != 1:
         raise PolicyKDError(
-            f"environment: {name} has actions of shape {space.shape}; a vector (Box of one axis) is needed: wrap it in "
+            f"environment: {name} has actions of shape {space.shape}; policykd needs a vector (1-D Box): wrap it in "
             f"`TransformAction(env, lambda action: action.reshape({space.shape}), "
             "Box(env.action_space.low.ravel(), env.action_space.high.ravel(), dtype=env.action_space.dtype))`"
         )
@@ -207,9 +207,9 @@ def refuse_moving_scales(env: gym.Env | gym.vector.VectorEnv, name: str) -> None
         if moves and not frozen:
             setting = "normalize_reward" if "Reward" in type(layer).__name__ else "normalize_observation"
             raise PolicyKDError(
-                f"environment: {name} is wrapped in {type(layer).__name__}, and every copy would keep a moving scale "
-                f"of its own, which a shared replay mixes: take it away; backbone 'ppo' has {setting}, other backbones "
-                "take fixed numbers (RescaleObservation, TransformObservation, TransformReward)"
+                f"environment: {name} is wrapped in {type(layer).__name__}, and every copy would keep its own running "
+                f"statistics, which a shared replay mixes: remove it; backbone 'ppo' has {setting}, other backbones "
+                "need fixed scales (RescaleObservation, TransformObservation, TransformReward)"
             )
 
 

@@ -17,7 +17,7 @@ RETURNS = {
     "reset": "observations, infos",
     "step": "observations, rewards, terminations, truncations, infos",
 }
-NO_TRANSITION = "has autoreset_mode NEXT_STEP, whose step after an end is no transition: make it with"
+NO_TRANSITION = "has autoreset_mode NEXT_STEP, whose step after an end is not a transition: make it with"
 
 
 def call(vector: VectorEnv, what: str, *given: Any, **named: Any) -> tuple[Any, ...]:
@@ -110,7 +110,7 @@ def check_mode(vector: VectorEnv) -> None:
     """
     mode, name, known = autoreset_mode(vector), task_name(vector), "AutoresetMode.SAME_STEP or DISABLED"
     if mode is None:
-        raise PolicyKDError(f'environment: {name} must say metadata["autoreset_mode"]: {known}')
+        raise PolicyKDError(f'environment: {name} must set metadata["autoreset_mode"]: {known}')
     if mode != AutoresetMode.NEXT_STEP or isinstance(vector.unwrapped, SyncVectorEnv):
         return
     if isinstance(vector.unwrapped, AsyncVectorEnv):

@@ -87,9 +87,9 @@ class View:
             PolicyKDError: they are neither the task's nor the policy's own inputs.
         """
         if isinstance(observation, Mapping) and not isinstance(self.space, spaces.Dict):
-            raise PolicyKDError("predict: got a dict of observations, and the task gives vectors")
+            raise PolicyKDError("predict: got a dict of observations, but the task has vectors")
         if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], Mapping):
-            raise PolicyKDError("predict: got what reset() returns; take its first, the observation")
+            raise PolicyKDError("predict: got what reset() returns: pass its first element, the observation")
         try:
             array = as_rows(self.space, observation)
         except ValueError as error:
@@ -233,5 +233,5 @@ def _width(what: str, function: Part, size: int) -> int:
         seen = function(torch.zeros(2, size))
     if not isinstance(seen, Tensor) or seen.ndim != 2 or len(seen) != 2 or not seen.shape[1]:
         got = tuple(seen.shape) if isinstance(seen, Tensor) else type(seen).__name__
-        raise PolicyKDError(f"{what}: the function must make a tensor (B, P) of observations (B, {size}), got {got}")
+        raise PolicyKDError(f"{what}: the function must return a tensor (B, P) for observations (B, {size}), got {got}")
     return int(seen.shape[1])

@@ -60,18 +60,18 @@ def check_statistics(policy: Policy, examples: Tensor, env_id: str) -> None:
     away = ((examples.double() - first.mean) / first.std).abs().amin(0)
     if (away > DEVIATIONS).double().mean() > 0.5:
         worst = int(away.argmax())
-        far = f"feature {worst} of {env_id} lies {float(away[worst]):,.0f} deviations away at every start"
+        far = f"feature {worst} of {env_id} starts at least {float(away[worst]):,.0f} deviations away"
         raise PolicyKDError(
-            f"teacher: {policy.source} has a VecNormalize that never saw such observations ({far}): was it around "
-            "another VecNormalize, or of another task? Give the live model with its environment, or the right "
-            "vecnormalize="
+            f"teacher: {policy.source} has a VecNormalize whose statistics do not match these observations ({far}): "
+            "it may be from another task, or wrap another VecNormalize: give the live model with its environment, or "
+            "the right vecnormalize="
         )
     standard = first.mean.abs().max() < STANDARD and (first.std - 1).abs().max() < STANDARD
     away = ((examples.double() - first.mean) / first.std).abs().mean(0)
     if standard and away.max() > SEVERAL:
         log.warning(
             "teacher %s has a VecNormalize whose means are about 0 and deviations about 1, and %s starts %s deviations "
-            "away: it was around another VecNormalize, which is missing, or saw nothing: give the live model with its "
+            "away: it wraps another VecNormalize, which is missing, or was never updated: give the live model with its "
             "environment, or the right vecnormalize=",
             *(policy.source, env_id, f"{float(away.max()):,.0f}"),
         )
@@ -90,8 +90,8 @@ def warn_bounds(policy: Policy, task: TaskSpaces) -> None:
     factor = f"{factors[0]:g}" + (f" to {factors[-1]:g}" if len(factors) > 1 else "")
     factor += "" if np.allclose(policy.high + policy.low, high + low, atol=1e-6) else " and shifted"
     log.warning(
-        "teacher %s was trained with actions from %s to %s, and %s takes %s to %s: its actions are stretched by the "
-        "factor %s; if their units are the task's, give a function that clips them",
+        "teacher %s was trained with actions from %s to %s, and %s takes %s to %s: its actions are scaled by %s; "
+        "if they are already in the task's units, give a function that clips them",
         *(policy.source, _text(policy.low), _text(policy.high), task.env_id, _text(low), _text(high), factor),
     )
 
@@ -107,9 +107,9 @@ def check_recorded(policy: Policy, score: TeacherScore) -> None:
     if not policy.normalisers:
         cause = "its vecnormalize.pkl is missing (vecnormalize=FILE)"
     elif policy.low is not None and not np.allclose(policy.low, -1):
-        cause = "its action bounds, its VecNormalize or the task's version are others"
+        cause = "its action bounds, its VecNormalize or the task's version differ"
     else:
-        cause = "its VecNormalize is another's, or the task's version or settings are others"
+        cause = "its VecNormalize is the wrong one, or the task's version or settings differ"
     log.warning(
         "teacher %s returns %s on %s, and %s recorded %s: most likely %s",
         *(policy.source, f"{score.mean:,.1f}", score.env_id, recorded.file, f"{recorded.mean:,.1f}", cause),
@@ -124,7 +124,7 @@ def as_indices(chosen: Any, count: int, teachers: int) -> Tensor:
     """
     if not isinstance(chosen, Tensor) or chosen.shape != (count,):
         got = tuple(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__
-        raise PolicyKDError(f"task_of: must make a tensor ({count},) of {count} observations, got {got}")
+        raise PolicyKDError(f"task_of: must return a tensor ({count},) for {count} observations, got {got}")
     numbers = chosen.long()
     if wrong := chosen[(numbers != chosen) | (numbers < 0) | (numbers >= teachers)].tolist():
         raise PolicyKDError(f"task_of: teachers are numbered from 0 to {teachers - 1}, got {wrong[0]}")

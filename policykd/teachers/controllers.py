@@ -40,8 +40,8 @@ def reset_copy(source: Any) -> Any:
         own.reset()
     except Exception as error:  # a user's object may fail in any way
         raise PolicyKDError(
-            f"teacher: {_name(source)} cannot begin an episode ({type_and_text(error)}): each is played by a copy "
-            "(copy.deepcopy), begun by reset() without arguments"
+            f"teacher: {_name(source)} cannot begin an episode ({type_and_text(error)}): each episode runs "
+            "on a copy (copy.deepcopy), started with reset() without arguments"
         ) from error
     return own
 
@@ -66,7 +66,7 @@ def from_controller(source: Any, task: TaskSpaces | None, device: torch.device) 
     assert task is not None
     if inspect.isroutine(source) or inspect.isclass(source):
         raise PolicyKDError(
-            f"teacher: {name} is a function or class, whose copies share their state, and every environment needs its "
+            f"teacher: {name} is a function or class, whose copies share state, but every environment needs its "
             "own: give an object with __call__ and reset()"
         )
     source = reset_copy(source)  # separate from the user's object, which may act meanwhile
@@ -120,7 +120,7 @@ def _saved(memory: Memory) -> list[Any]:
 def _restored(controller: Any, state: Any, name: str) -> Any:
     """Restore a freshly reset controller to its state in a checkpoint."""
     if state is None:
-        log.warning("not exact: teacher %s keeps state that cannot be saved: it begins anew within an episode", name)
+        log.warning("not exact: teacher %s keeps state that cannot be saved: it is reset in mid-episode", name)
         return controller
     attributes = _attributes(controller)
     set_env_state(attributes, state)

@@ -55,12 +55,12 @@ class Demonstrations:
             return self
         if which == "success":
             if self.successes is None:
-                raise PolicyKDError(f"keep: success needs a task whose info says {' or '.join(SUCCESS)}; or a quantile")
+                raise PolicyKDError(f"keep: success needs a task whose info has {' or '.join(SUCCESS)}; or a quantile")
             chosen = self.successes
         elif isinstance(which, float) and 0 <= which < 1:
             chosen = self.returns >= np.quantile(self.returns, which)
         else:
-            raise PolicyKDError(f"keep: {which!r} must be all, success or a quantile of returns from 0 to below 1")
+            raise PolicyKDError(f"keep: {which!r} must be all, success, or a quantile of returns in [0, 1)")
         if not chosen.any():
             raise PolicyKDError(f"keep: none of {len(chosen)} episodes was a success: nothing to learn from")
         rows, kept = chosen[self.episodes], np.flatnonzero(chosen)
@@ -113,7 +113,9 @@ def demonstrate(
     several = list(experts) if isinstance(experts, list | tuple) else [experts]
     n_episodes, seed = as_type("n_episodes", n_episodes, int), as_type("seed", seed, int)
     if n_episodes < 1 or not several:
-        raise PolicyKDError(f"demonstrations: need an expert and an episode, got {len(several)} and {n_episodes}")
+        raise PolicyKDError(
+            f"demonstrations: need at least one expert and one episode, got {len(several)} and {n_episodes}"
+        )
     several = [_loaded(expert, env) for expert in several]
     states: list[np.ndarray] = []
     actions, episodes, returns, successes = [], [], np.zeros(n_episodes), []
@@ -145,8 +147,8 @@ def _recipe_for(student: Any, count: int, size: int) -> Any:
     recipe: Any = getattr(student, "recipe", None)
     if not hasattr(recipe, "take") or not isinstance(recipe.dataset, LabelledStates):
         raise PolicyKDError(
-            f"fill: a {type(student).__name__} takes no states: give a TeacherStudent of dagger, bc or student_driven, "
-            "without gru"
+            f"fill: a {type(student).__name__} cannot be filled with states: give a TeacherStudent of dagger, bc or "
+            "student_driven, without gru"
         )
     if size != student.view.size:
         raise PolicyKDError(f"fill: states have {size} observations, and {student.env_id} has {student.view.size}")
@@ -163,7 +165,7 @@ def _loaded(expert: Any, env: str | gym.Env | EnvFactory) -> Any:
     if isinstance(expert, str | Path | nn.Module) or hasattr(expert, "predict"):
         return Teacher.load(expert, env)
     raise PolicyKDError(
-        f"demonstrations: a {type(expert).__name__} is no expert: give what Teacher.load takes, or a function "
+        f"demonstrations: a {type(expert).__name__} is not an expert: give what Teacher.load takes, or a function "
         "observation (O,) -> action (A,)"
     )
 

@@ -154,13 +154,13 @@ def check_deterministic(predict: Any, examples: np.ndarray, source: str) -> None
     try:
         first, second = (np.asarray(predict(examples, deterministic=True)[0]) for _ in range(2))
     except Exception as error:  # own code may fail in any way, and SB3's does where weights are NaN
-        said = "gives actions that are not finite" if "invalid values" in str(error) else "fails in its own predict"
+        said = "gives actions that are not finite" if "invalid values" in str(error) else "fails in its own predict()"
         reason = " ".join(str(error).split())[:100]
         raise PolicyKDError(f"teacher: {source} {said} ({type(error).__name__}: {reason})") from None
     if not np.allclose(first, second, equal_nan=True):
         raise PolicyKDError(
-            f"teacher: {source} answers differently when asked twice: it samples or remembers; give one that acts "
-            "deterministically by the observation alone"
+            f"teacher: {source} gives different answers to the same observation: it samples or keeps state; give one "
+            "that acts deterministically on the observation alone"
         )
 
 

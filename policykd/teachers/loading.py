@@ -76,7 +76,7 @@ def _policy(source: Any, env: Any, task: TaskSpaces | None, options: Options, de
             model = source.twin()
         except PolicyKDError:  # SB3 has no counterpart
             if options.vecnormalize is not None:
-                raise PolicyKDError("vecnormalize: an agent of policykd holds its own normaliser") from None
+                raise PolicyKDError("vecnormalize: an agent of policykd has its own normaliser: leave it out") from None
             return own_run.of_agent(source, device)
         chain = given if options.vecnormalize is not None else statistics.of_env(model.get_env(), "the agent")
         policy = through(normalised(sb3.from_live(model, device), chain, device), source.view)
@@ -115,7 +115,7 @@ def _from_path(path: Path, env: Any, task: TaskSpaces | None, options: Options, 
         if has_given:
             return normalised(policy, given, device).changed(missing_normaliser=False)
         if policy.missing_normaliser:
-            log.warning("teacher %s: CleanRL normalises observations, and this file holds no statistics of them", path)
+            log.warning("teacher %s: CleanRL normalises observations, but this file has no statistics of them", path)
         return normalised(policy, chain, device)
     raise PolicyKDError(f"teacher: {path} is {_guess(path, members)}")
 
@@ -144,7 +144,7 @@ def _file(path: Path) -> Path:
 
 def _own(path: Path, env: Any, options: Options, device: torch.device) -> Policy:
     if options.vecnormalize is not None:
-        raise PolicyKDError(f"vecnormalize: {path} of policykd holds its own normaliser")
+        raise PolicyKDError(f"vecnormalize: {path} of policykd has its own normaliser: leave it out")
     return own_run.read(path, env, device)
 
 
@@ -164,7 +164,7 @@ def _is_sbx(path: Path, members: list[str]) -> bool:
 def _guess(path: Path, members: list[str]) -> str:
     """What an unsupported file seems to be, and what to do, as the end of an error line."""
     if any(name.endswith(f"/{sb3.MEMBER}") for name in members):
-        return "a zip of a folder with an agent of SB3: unpack it once and give the folder or zip inside"
+        return "a zipped folder with an SB3 agent in it: unpack it and give the folder or zip inside"
     if "data" in members:
         return (
             "a zip without the policy.pth of SB3, and no agent of SBX whose data can be read (it may be too long): "
@@ -172,12 +172,12 @@ def _guess(path: Path, members: list[str]) -> str:
         )
     start = _starts(path)
     if not start:
-        return "empty and so is no agent of SB3 (a zip with policy.pth): copy it again"
+        return "empty, so not an SB3 agent (a zip with policy.pth): copy it again"
     if start.startswith(b"version https://git-lfs"):
-        return "a pointer of git-lfs, and no agent of SB3 (a zip with policy.pth): run git lfs pull"
+        return "a git-lfs pointer, not an SB3 agent (a zip with policy.pth): run git lfs pull"
     return (
-        "no agent of SB3 (a zip with policy.pth), no TorchScript, no ONNX, no tensors of torch.save and no checkpoint "
-        "of policykd"
+        "not an SB3 agent (a zip with policy.pth), TorchScript, ONNX, tensors saved by torch.save or a checkpoint of "
+        "policykd"
     )
 
 
@@ -199,7 +199,7 @@ def _zip_in(folder: Path) -> Path:
             return folder / name
     if len(zips) != 1:
         found = ", ".join(path.name for path in zips) or "none"
-        raise PolicyKDError(f"teacher: {folder} must hold one agent of SB3 (zip); found: {found}")
+        raise PolicyKDError(f"teacher: {folder} must contain one SB3 agent (zip); found: {found}")
     return zips[0]
 
 
@@ -209,7 +209,7 @@ def _agent(path: Path, task: TaskSpaces | None, options: Options, device: torch.
     with reraise(f"teacher: {path} cannot be read as an agent of SB3 (", ")"):
         if sbx.is_sbx(data := sb3.read_text(path)):
             if options.algorithm is not None:
-                raise PolicyKDError(f"algorithm: {path} is an agent of SBX, which says what it is")
+                raise PolicyKDError(f"algorithm: {path} is an SBX agent, which names its algorithm: leave it out")
             policy = sbx.from_zip(path, data, device, options.activation)
         else:
             policy = sb3.from_zip(path, device, options.algorithm, options.activation, options.trust)
@@ -220,7 +220,7 @@ def _agent(path: Path, task: TaskSpaces | None, options: Options, device: torch.
     chain = statistics.read(file if options.vecnormalize is None else options.vecnormalize, options.trust)
     if missing:
         said = "" if unclear is None else f"; {unclear} may be it: vecnormalize=FILE"
-        log.warning("teacher %s was trained on normalised observations and there is no vecnormalize.pkl%s", path, said)
+        log.warning("teacher %s was trained on normalised observations, but there is no vecnormalize.pkl%s", path, said)
     chain = tuple(_each_frame(normaliser, policy, training.frame_stack) for normaliser in chain)
     policy = normalised(policy, chain, device).changed(missing_normaliser=missing, recorded=zoo.recorded(path))
     return policy if options.mapped else training_wrappers.apply(policy, training, task)

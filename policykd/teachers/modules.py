@@ -30,8 +30,8 @@ PPO, the module behind ``torch.compile``."""
 KEYS = ("action", "actions", "loc", "mean")
 """Keys of the action in the output of modules that return a dict; the first one present counts."""
 SAMPLES = (
-    "answers differently when asked twice: it samples or remembers, and a teacher should act deterministically by the "
-    "observation alone; give what remembers as an object with reset()"
+    "gives different answers to the same observation: it samples or keeps state, but a teacher should act "
+    "deterministically on the observation alone; give a stateful policy as an object with reset()"
 )
 """Warning about a program that samples or has memory."""
 
@@ -47,7 +47,9 @@ def from_callable(source: Any, task: TaskSpaces | None, device: torch.device) ->
     """
     name = getattr(source, "__name__", type(source).__name__)
     if task is None:
-        raise PolicyKDError(f"teacher: a function ({name}) does not say what it reads and gives: give env=")
+        raise PolicyKDError(
+            f"teacher: the sizes of observations and actions of a function ({name}) are unknown: give env="
+        )
 
     @torch.no_grad()
     def function(observations: np.ndarray) -> np.ndarray:
@@ -106,9 +108,7 @@ def from_module(
             keys = [key for key in KEYS if key in answer.keys()]  # noqa: SIM118 (a TensorDict's `in` is another)
             if not keys:
                 said = ", ".join(map(str, answer.keys()))
-                raise PolicyKDError(
-                    f"teacher: {source} answers with {said}, none of which is its action; give a function"
-                )
+                raise PolicyKDError(f"teacher: {source} returns {said}, none of which is its action; give a function")
             answer = answer[keys[0]]
         return answer
 
@@ -135,7 +135,7 @@ def copied(module: nn.Module) -> nn.Module:
             return copy.deepcopy(module, {id(part): _copy_program(part) for part in programs})
     except Exception as error:  # modules may hold anything
         raise PolicyKDError(
-            f"teacher: module {type(module).__name__} cannot be copied, and so not be frozen ({type_and_text(error)}); "
+            f"teacher: module {type(module).__name__} cannot be copied, so not frozen ({type_and_text(error)}); "
             "give a function observation -> action"
         ) from None
 
@@ -167,7 +167,7 @@ def shape(
     if described is not None:
         return described["observation_size"], described["actions"]
     if task is None:
-        raise PolicyKDError(f"teacher: {source} does not say what it reads and gives: give env=")
+        raise PolicyKDError(f"teacher: the sizes of observations and actions of {source} are unknown: give env=")
     return None, _actions(task)
 
 
@@ -249,7 +249,7 @@ def _discrete(
         if not torch.isin(place, torch.arange(choices.size).to(place)).all():
             last = choices.start + choices.size - 1
             raise PolicyKDError(
-                f"teacher: {source} gives actions that are none of {choices.start} to {last}: {answer.reshape(-1)[:4]}"
+                f"teacher: {source} gives actions outside {choices.start} to {last}: {answer.reshape(-1)[:4]}"
             )
         return torch.nn.functional.one_hot(place.long(), choices.size).float(), None
 

@@ -57,7 +57,7 @@ def map_of_task(observation_map: ObservationMap | None, task: TaskSpaces | None)
     if observation_map is None or callable(observation_map) or all(isinstance(part, int) for part in observation_map):
         return observation_map
     if task is None:
-        raise PolicyKDError(f"observation_map: {observation_map!r} is of a task: give env=")
+        raise PolicyKDError(f"observation_map: {observation_map!r} needs a task: give env=")
     if isinstance(observation_map, str) and observation_map not in task.groups:
         return versions.older(observation_map, base_name(task.env_id), task.observation_size)
     return columns_of("observation_map", observation_map, task.groups)

@@ -48,7 +48,9 @@ def _read(path: Path, loaded: dict[str, Any], env: Any, device: torch.device) ->
     config = settings["config"]
     part, history = config.get("student_observations"), config.get("history", 1)
     if isinstance(part, str) and part.startswith(OWN):
-        raise PolicyKDError(f"teacher: {path} sees its observations by a function: load the agent, and give it itself")
+        raise PolicyKDError(
+            f"teacher: {path} sees its observations through a function: load the agent, and give the agent itself"
+        )
     with find_task(settings["env"] if env is None else env).make() as probe:
         scale = action_scale(check_spaces(probe)[1])
         view = view_of("student_observations", probe, part, config.get("observation_groups"), history)

@@ -59,19 +59,21 @@ class Panel:
         """Whether they output a probability for each action."""
         self.has_value = all(teacher.value(example) is not None for teacher in self.teachers)
         if len(self.teachers) > 1 and config.several_teachers == "best_value" and not self.has_value:
-            raise PolicyKDError("several_teachers: best_value needs teachers with a value; mean and by_task need none")
+            raise PolicyKDError(
+                "several_teachers: best_value needs teachers with a value: use mean or by_task, which do not"
+            )
         if len(self.teachers) > 1 and config.several_teachers == "by_task" and task_of is None:
             raise PolicyKDError(
-                "several_teachers: by_task needs task_of=, observations (B, O) to teachers' numbers (B,)"
+                "several_teachers: by_task needs task_of=, a function: observations (B, O) to teachers' numbers (B,)"
             )
         if self.by_environment:
             least = len(self.teachers)
-            rule = f"must be {least} or more, that each of {least} teachers by_environment is asked"
+            rule = f"must be at least {least}, one for each of {least} teachers by_environment"
             for name in ("n_envs", "teacher_episodes"):
                 require(getattr(config, name) >= least, name, getattr(config, name), rule)
         if task_of is not None and config.several_teachers != "by_task":
             raise PolicyKDError(
-                f'task_of: is not asked with several_teachers="{config.several_teachers}": say "by_task"'
+                f'task_of: has no effect with several_teachers="{config.several_teachers}": use "by_task"'
             )
 
     @property
@@ -161,7 +163,7 @@ class Panel:
         """
         if self.by_environment and envs is None:
             raise PolicyKDError(
-                "several_teachers: by_environment needs environments, and these states are of none: use mean or by_task"
+                "several_teachers: by_environment needs environments, but these states have none: use mean or by_task"
             )
         flat, begun = observations.reshape(-1, observations.shape[-1]), starts.reshape(-1)
         answers, kept = [], []

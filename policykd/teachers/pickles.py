@@ -75,7 +75,7 @@ def load(file: BinaryIO, check: Callable[[Name], None]) -> Any:
 
     def name(module: object, attribute: object) -> Name:
         if type(module) is not str or type(attribute) is not str:
-            raise ValueError("a name that is no text")
+            raise ValueError("a name that is not text")
         check(found := Name(module, attribute))
         return found
 
@@ -146,7 +146,7 @@ def load(file: BinaryIO, check: Callable[[Name], None]) -> Any:
         elif kind == "BUILD":
             state = stack.pop()
             if not isinstance(stack[-1], Call):
-                raise ValueError("a state for what has none")
+                raise ValueError("a state for an object without state")
             stack[-1].state = state
         else:
             raise ValueError(f"instruction {kind}")
@@ -156,7 +156,7 @@ def load(file: BinaryIO, check: Callable[[Name], None]) -> Any:
 def _place(number: int) -> int:
     """Check an index of the memo; huge ones are only chosen to make dicts slow."""
     if not 0 <= number < 2**32:
-        raise ValueError("a place beyond any memo")
+        raise ValueError("an index beyond the memo")
     return number
 
 
@@ -165,14 +165,14 @@ def _extend(target: Any, items: list[Any]) -> None:
     if isinstance(target, list):
         target.extend(items)
     elif not isinstance(target, Call):
-        raise ValueError("appends to no list")
+        raise ValueError("appends to something other than a list")
 
 
 def _filled(target: Any, pairs: list[Any]) -> Any:
     """Set items by key. Keys that are not strings cannot be attributes and are dropped."""
     items = target.items if isinstance(target, Call) else target
     if not isinstance(items, dict) or len(pairs) % 2:
-        raise ValueError("puts items into no dict")
+        raise ValueError("sets items of something other than a dict")
     items.update((key, value) for key, value in zip(pairs[::2], pairs[1::2], strict=True) if type(key) is str)
     return target
 
@@ -182,7 +182,7 @@ def array(value: Any) -> np.ndarray:
     if type(value) in (bool, int, float):
         return np.array(float(value))
     if not isinstance(value, Call) or not isinstance(value.function, Name):
-        raise ValueError("values that are no numbers")
+        raise ValueError("values that are not numbers")
     shape: tuple[int, ...] = ()
     by_columns = False
     if value.function.name == "_reconstruct":

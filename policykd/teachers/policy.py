@@ -96,12 +96,12 @@ def normalised(policy: Policy, normalisers: Sequence[Normaliser], device: torch.
             stacked = f", or {frames} are stacked after it (VecFrameStack): then give the live model in its environment"
             raise PolicyKDError(
                 f"teacher: {policy.source} reads {policy.observation_size} observations and its VecNormalize has "
-                f"statistics of {size}: they are not of the same run" + ("" if left or not frames else stacked)
+                f"statistics of {size}: they are from different runs" + ("" if left or not frames else stacked)
             )
         if normaliser.groups and policy.groups and normaliser.groups != policy.groups:
             raise PolicyKDError(
-                f"teacher: {policy.source} reads {', '.join(policy.groups)} and its VecNormalize knows "
-                f"{', '.join(normaliser.groups)}; it must know all of them in that order: give a function"
+                f"teacher: {policy.source} reads {', '.join(policy.groups)} and its VecNormalize has "
+                f"{', '.join(normaliser.groups)}; it must have all of them in that order: give a function"
             )
     reward_std = float(np.prod([normaliser.reward_std for normaliser in chain]))
 
@@ -133,8 +133,8 @@ def needs_memory(source: str) -> Callable[[Tensor], tuple[Tensor, Tensor | None]
 
     def gaussian(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         raise PolicyKDError(
-            f"teacher: {source} remembers its episode, so it cannot label single states: it acts by "
-            "predict(observation, state=..., episode_start=...), plays by score(...) and teaches by TeacherStudent"
+            f"teacher: {source} is recurrent, so it cannot label single states: use "
+            "predict(observation, state=..., episode_start=...), score(...) or TeacherStudent"
         )
 
     return gaussian

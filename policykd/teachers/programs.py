@@ -35,7 +35,7 @@ def from_torchscript(path: Path, task: TaskSpaces | None, device: torch.device, 
     if not trust:
         raise PolicyKDError(
             f"teacher: {path} is a TorchScript program, which can write files when it is loaded: give trust=True "
-            "(--trust) if you know who made it, or use ONNX or an agent of SB3"
+            "(--trust) if you trust its source, or use ONNX or an SB3 agent"
         )
     extra = {METADATA: ""}
     with reraise(f"teacher: {path} cannot be read as TorchScript: ", text=one_line), warnings.catch_warnings():
@@ -57,8 +57,8 @@ def from_onnx(path: Path, task: TaskSpaces | None, device: torch.device) -> Poli
     if len(inputs) != 1 or len(outputs) != 1:
         names = ([i.name for i in inputs], [o.name for o in outputs])
         raise PolicyKDError(
-            f"teacher: {path} has {len(inputs)} inputs {names[0]} and {len(outputs)} outputs {names[1]}; a teacher has "
-            "one of each, observations (B, O) and actions (B, A)"
+            f"teacher: {path} has {len(inputs)} inputs {names[0]} and {len(outputs)} outputs {names[1]}; a teacher "
+            "needs one of each, observations (B, O) and actions (B, A)"
         )
     kind = np.float64 if inputs[0].type == "tensor(double)" else np.float32
     batch = inputs[0].shape[0] if inputs[0].shape else None
@@ -108,11 +108,11 @@ def _check_onnx(path: Path, model: Any) -> None:
             if field.type == field.TYPE_MESSAGE:
                 parts += value if field.is_repeated else [value]
         if (kind := part.DESCRIPTOR.name) == "NodeProto" and part.op_type in ("Loop", "Scan"):
-            raise PolicyKDError(f"teacher: {path} has a {part.op_type}, which may never end: it was not loaded")
+            raise PolicyKDError(f"teacher: {path} contains a {part.op_type}, which may never end: it was not loaded")
         for entry in part.external_data if kind == "TensorProto" else ():
             beside = path.parent / entry.value
             if entry.key == "location" and (beside.parent != path.parent or beside.is_symlink()):
-                raise PolicyKDError(f"teacher: {path} reads another file, {entry.value[:100]!r}: it was not loaded")
+                raise PolicyKDError(f"teacher: {path} refers to another file, {entry.value[:100]!r}: it was not loaded")
 
 
 def _described(text: str) -> dict[str, Any] | None:

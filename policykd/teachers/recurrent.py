@@ -75,7 +75,7 @@ def rnn(weights: dict[str, Tensor], source: str) -> nn.LSTM | nn.GRU:
     if not usual or len(weights["weight_ih_l0"]) not in kinds:
         raise PolicyKDError(
             f"teacher: {source} has an unusual LSTM or GRU ({', '.join(weights)[:80]}); give an object with "
-            "reset(), called with one observation after the other"
+            "reset() that is called with one observation at a time"
         )
     network = kinds[len(weights["weight_ih_l0"])](weights["weight_ih_l0"].shape[1], hidden, layers)
     network.load_state_dict(weights)

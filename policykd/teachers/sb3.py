@@ -36,9 +36,7 @@ from policykd.teachers.weights import read_tensors
 log = logging.getLogger("policykd")
 MEMBER = "policy.pth"
 """The member by which a zip is recognised as an SB3 agent."""
-OWN_PREDICT = (
-    "has a predict that is not its policy's: give a function, lambda o: model.predict(o, deterministic=True)[0]"
-)
+OWN_PREDICT = "overrides its policy's predict: give a function, lambda o: model.predict(o, deterministic=True)[0]"
 
 
 def from_zip(path: Path, device: torch.device, algorithm: str | None, activation: str | None, trust: bool) -> Policy:
@@ -73,8 +71,8 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
         raise PolicyKDError(f"teacher: {name} {OWN_PREDICT}")
     if "action_masks" in inspect.signature(source.predict).parameters:
         raise PolicyKDError(
-            f"teacher: {name} needs action_masks, without which it may choose what is not allowed; give a function "
-            "that makes them of the observation: predict(o, deterministic=True, action_masks=masks_of(o))[0]"
+            f"teacher: {name} needs action_masks, without which it may choose invalid actions; give a function "
+            "that computes them from the observation: predict(o, deterministic=True, action_masks=masks_of(o))[0]"
         )
     actions = _check_spaces(live, name)
     predict = equivalence.FlatPredict(source.predict, live.observation_space)
@@ -91,13 +89,13 @@ def from_live(source: BaseAlgorithm | BasePolicy, device: torch.device, activati
             info = _info_of(live, activation)
             policy = _build(state, info, {} if model is None else vars(model), None, name, actions, device)
             if policy.observation_size != examples.shape[1]:
-                raise PolicyKDError(f"teacher: {name} has a feature extractor of its own")
+                raise PolicyKDError(f"teacher: {name} has a custom feature extractor")
         except PolicyKDError as error:
             return _by_predict(predict, live, name, str(error), actions, device).changed(**named)
         if not equivalence.same_actions(policy, predict, device):
             reason = f"{name} does not act as {info.policy}'s networks do"
         elif not equivalence.same_outputs(policy, live, predict, device):
-            reason = f"{name} has a distribution or value of its own"
+            reason = f"{name} has a custom distribution or value"
         else:
             return policy.changed(**named)
         if activation is not None:
@@ -140,7 +138,7 @@ def _info_of(live: BasePolicy, activation: str | None) -> sb3_text.PolicyInfo:
     known = sb3_text.POLICIES.get((type(live).__module__, type(live).__name__))
     own = equivalence.own_code(live)
     if known is None or own is not None:
-        raise PolicyKDError(f"teacher: {own or type(live).__name__} has code that is not known")
+        raise PolicyKDError(f"teacher: {own or type(live).__name__} has unknown code")
     if activation is None:
         used = getattr(live, "activation_fn", None)
         names = [key for key, kind in ACTIVATIONS.items() if kind is used]
@@ -168,7 +166,7 @@ def _by_predict(
     """A copy of a live policy that acts by its own ``predict``."""
     if recurrent.is_recurrent(live.state_dict()):
         said = reason.removeprefix("teacher: ")
-        raise PolicyKDError(f"teacher: {said}: a policy with memory and code of its own cannot teach")
+        raise PolicyKDError(f"teacher: {said}: a recurrent policy with custom code cannot teach")
     try:
         copied = modules.copied(live)
         again = equivalence.FlatPredict(copied.predict, live.observation_space)
@@ -176,7 +174,7 @@ def _by_predict(
         same = np.allclose(again(predict.examples, deterministic=True)[0], expected, equal_nan=True)
     except Exception as error:  # own code may fail in any way
         raise PolicyKDError(
-            f"teacher: {name} cannot be copied, and so not be frozen ({type_and_text(error)}); give a "
+            f"teacher: {name} cannot be copied, so not frozen ({type_and_text(error)}); give a "
             "function observation -> action"
         ) from None
     if not np.isfinite(expected).all():
@@ -184,7 +182,7 @@ def _by_predict(
     if not same:
         raise PolicyKDError(f"teacher: {name} {OWN_PREDICT}")
     freeze(copied.to(device))
-    log.info("teacher %s acts by its own predict, without standard deviation and value (%s)", name, reason)
+    log.info("teacher %s acts through its own predict(), without standard deviation and value (%s)", name, reason)
     if isinstance(actions, DiscreteActions):
 
         def scores(inputs: Tensor) -> tuple[Tensor, None]:
@@ -225,7 +223,9 @@ def _check_spaces(live: BasePolicy, name: str) -> Bounds | DiscreteActions:
         return DiscreteActions(space)
     assert isinstance(space, spaces.Box)
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise PolicyKDError(f"teacher: {name} has unbounded actions; give a function in the task's units")
+        raise PolicyKDError(
+            f"teacher: {name} has unbounded actions; give a function whose actions are in the task's units"
+        )
     return np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
 
 
@@ -277,7 +277,7 @@ def _algorithm(state: dict[str, Tensor], policy: str, data: dict[str, Any], chos
             )
         name = names[chosen.upper()]
         if family != FAMILIES[name]:
-            raise PolicyKDError(f"algorithm: the tensors are not those of {name}, but of {family or 'none known'}")
+            raise PolicyKDError(f"algorithm: the tensors are those of {family or 'no known algorithm'}, not of {name}")
         return name
     if family == "squashed":
         return {"TQCPolicy": "TQC", "CrossQPolicy": "CrossQ"}.get(policy, "SAC")

@@ -94,7 +94,7 @@ class Networks(nn.Module):
         getattr(self, f"_build_{self.family}")()
         if self.rest:
             raise PolicyKDError(
-                f"teacher: {source} has {algorithm} networks with parts that are no MLP ({', '.join(self.rest)[:80]}); "
+                f"teacher: {source} has {algorithm} networks with parts that are no MLP ({', '.join(self.rest)[:80]}): "
                 "give the loaded model itself (Teacher.load(model)), or a function observation -> action"
             )
         self._check_choices()
@@ -154,8 +154,8 @@ class Networks(nn.Module):
         """Refuse an agent whose text and tensors disagree about its actions."""
         found = self.actions.size if isinstance(self.actions, DiscreteActions) else None
         if (self.scores is not None and found != self.action_size) or (self.scores is None and found is not None):
-            said = "no choice of one action (Discrete)" if found is None else f"a choice of one of {found} actions"
-            raise PolicyKDError(f"teacher: {self.source} says that its actions are {said}; its tensors say otherwise")
+            said = "not discrete" if found is None else f"a choice of one of {found} actions"
+            raise PolicyKDError(f"teacher: {self.source} declares its actions as {said}, but its tensors do not match")
 
     def _sizes(self, *actor: nn.Module) -> None:
         layers = [layer for layer in actor if isinstance(layer, nn.Linear)]
@@ -188,7 +188,7 @@ class Networks(nn.Module):
     def _linear(self, name: str) -> nn.Linear:
         weight, bias = self.rest.pop(f"{name}.weight", None), self.rest.pop(f"{name}.bias", None)
         return linear(
-            weight, bias, f"{self.source} has no whole linear layer {name}", needs_bias=self.family != "search"
+            weight, bias, f"{self.source} has no complete linear layer {name}", needs_bias=self.family != "search"
         )
 
     def gaussian(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -234,7 +234,7 @@ class Networks(nn.Module):
         scale = None
         if self.in_task_units:
             if bounds is None:
-                raise PolicyKDError(f"teacher: {self.source} does not say its action bounds; give its model live")
+                raise PolicyKDError(f"teacher: {self.source} does not contain its action bounds; give the live model")
             scale = to_unit(*bounds, device)
 
         def gaussian(inputs: Tensor) -> tuple[Tensor, Tensor | None]:

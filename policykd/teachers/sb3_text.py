@@ -88,18 +88,18 @@ def read_policy_info(data: dict[str, Any], source: str, activation: str | None =
         check_space(data.get(name), axes, source)
     policy = _policy(data.get("policy_class"), source)
     if "policy_kwargs" not in data:
-        raise PolicyKDError(f"teacher: {source} does not say its policy_kwargs, such as activation_fn; {LIVE}")
+        raise PolicyKDError(f"teacher: {source} does not contain its policy_kwargs, such as activation_fn; {LIVE}")
     kwargs = data["policy_kwargs"] or {}
     if not isinstance(kwargs, dict):
-        raise PolicyKDError(f"teacher: {source} has policy_kwargs that are no settings ({kwargs!r:.60}); {LIVE}")
+        raise PolicyKDError(f"teacher: {source} has policy_kwargs that are not settings ({kwargs!r:.60}); {LIVE}")
     kwargs = {name: value for name, value in kwargs.items() if not name.startswith(":")}
     for name, value in kwargs.items():
         if name not in MEANING | WITHOUT_MEANING:
-            raise PolicyKDError(f"teacher: {source} has policy_kwargs {name}={value!r:.60}, which is not known; {LIVE}")
+            raise PolicyKDError(f"teacher: {source} has policy_kwargs {name}={value!r:.60}, which is unknown; {LIVE}")
     extractor = kwargs.get("features_extractor_class")
     if extractor is not None and _class(extractor) not in EXTRACTORS:
         raise PolicyKDError(
-            f"teacher: {source} has features_extractor_class {extractor!s:.90}, which leaves no trace in its "
+            f"teacher: {source} has features_extractor_class {extractor!s:.90}, which cannot be seen in its "
             f"tensors; {LIVE}"
         )
     if activation is None and (text := kwargs.get("activation_fn")) is not None:
@@ -149,8 +149,8 @@ def _policy(text: Any, source: str) -> str:
     if made_by and (str(module), made_by[1]) in POLICIES:
         return POLICIES[str(module), made_by[1]]
     raise PolicyKDError(
-        f"teacher: {source} has a policy class of its own ({made_by[1] if made_by else 'a class'} of {module}), whose "
-        f"code a file cannot show; {LIVE}"
+        f"teacher: {source} has a custom policy class ({made_by[1] if made_by else 'a class'} of {module}), whose "
+        f"code is not in the file; {LIVE}"
     )
 
 
@@ -158,7 +158,7 @@ def _groups(space: Any, source: str) -> tuple[str, ...]:
     """Names of a dict's groups; empty for a vector."""
     text = str(space.get("spaces", "")) if isinstance(space, dict) else ""
     if "Dict(" in text.replace("OrderedDict(", ""):
-        raise PolicyKDError(f"teacher: {source} has dicts within dicts of observations, which SB3 cannot read; {LIVE}")
+        raise PolicyKDError(f"teacher: {source} has nested dicts of observations, which SB3 cannot read; {LIVE}")
     return tuple(re.findall(r"'([^']+)'[:,] (?:Box|Discrete|MultiDiscrete|MultiBinary)\(", text))
 
 
@@ -196,8 +196,8 @@ def _activation(text: Any, source: str) -> str:
     named = _class(text)
     if named is None or named[1] not in ACTIVATIONS or ACTIVATIONS[named[1]].__module__ != named[0]:
         raise PolicyKDError(
-            f"teacher: {source} has activation_fn {text!s:.90}, which only its own code can make; {LIVE}, or say "
-            'activation="ELU" where it acts as one of torch with its usual settings'
+            f"teacher: {source} has activation_fn {text!s:.90}, which only its own code can create; {LIVE}, or give "
+            'activation="ELU" if it acts like the one of torch with default settings'
         )
     return named[1]
 
@@ -210,4 +210,4 @@ def _plain(name: str, value: Any, source: str) -> Any:
     try:
         return float(str(literal))
     except ValueError:
-        raise PolicyKDError(f"teacher: {source} has policy_kwargs {name}={value!r:.60}, no number; {LIVE}") from None
+        raise PolicyKDError(f"teacher: {source} has policy_kwargs {name}={value!r:.60}, not a number; {LIVE}") from None

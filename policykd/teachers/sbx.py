@@ -68,7 +68,7 @@ def from_zip(path: Path, data: dict[str, Any], device: torch.device, activation:
         actor = policy.state["actor"]
         if algorithm is None or actor.function != ACTORS[algorithm]:
             kind = policy.function if algorithm is None else actor.function
-            raise PolicyKDError(f"{kind.name} of {kind.module} is no network that is known; {LIVE}")
+            raise PolicyKDError(f"{kind.name} of {kind.module} is an unknown network; {LIVE}")
         state = _actor(algorithm, actor.state, _dense(policy.state["actor_state"]))
         networks = [actor]
         if algorithm == "PPO":
@@ -79,9 +79,9 @@ def from_zip(path: Path, data: dict[str, Any], device: torch.device, activation:
             if others:
                 raise PolicyKDError(f"its critic has another activation_fn; {LIVE}")
     except PolicyKDError as error:
-        raise PolicyKDError(f"teacher: {path} cannot be read as an agent of SBX: {error}") from None
+        raise PolicyKDError(f"teacher: {path} cannot be read as an SBX agent: {error}") from None
     except Exception as error:  # a damaged pickle fails in any way
-        raise PolicyKDError(f"teacher: {path} cannot be read as an agent of SBX ({one_line(error)}); {LIVE}") from None
+        raise PolicyKDError(f"teacher: {path} cannot be read as an SBX agent ({one_line(error)}); {LIVE}") from None
     on_device = {name: tensor.to(device) for name, tensor in state.items()}
     actions = parse_actions(data.get("action_space"))
     return Networks(on_device, algorithm, activation, {}, str(path), actions).policy(device)
@@ -102,7 +102,7 @@ def _actor(algorithm: str, settings: dict[str, Any], dense: State) -> State:
         hidden = [f"mlp_extractor.policy_net.{2 * i}" for i in range(widths)]
         return log_std | _named(dense, [*hidden, "action_net"])
     if (settings["log_std_min"], settings["log_std_max"]) != (LOG_STD_MIN, LOG_STD_MAX):
-        raise PolicyKDError(f"it has other bounds of log_std than SB3's {LOG_STD_MIN:g} and {LOG_STD_MAX:g}; {LIVE}")
+        raise PolicyKDError(f"its log_std bounds differ from SB3's {LOG_STD_MIN:g} and {LOG_STD_MAX:g}; {LIVE}")
     return _named(dense, [*(f"actor.latent_pi.{2 * i}" for i in range(widths)), "actor.mu", "actor.log_std"])
 
 
@@ -110,7 +110,7 @@ def _critic(critic: Call, dense: State) -> State:
     """The tensors of PPO's critic by SB3's names."""
     settings = critic.state
     if critic.function != CRITIC or settings.get("features_extractor") is not None:
-        raise PolicyKDError(f"its critic is no network that is known; {LIVE}")
+        raise PolicyKDError(f"its critic is an unknown network; {LIVE}")
     hidden = [f"mlp_extractor.value_net.{2 * i}" for i in range(len(settings["net_arch"]))]
     return _named(dense, [*hidden, "value_net"])
 
@@ -127,7 +127,7 @@ def _dense(state: Call) -> State:
 def _named(dense: State, layers: list[str]) -> State:
     """Rename dense layers to SB3's names, given in order; all must be present, and nothing else."""
     if {*dense} != {f"Dense_{i}.{part}" for i in range(len(layers)) for part in ("kernel", "bias")}:
-        raise PolicyKDError(f"it has parts ({', '.join(dense)[:80]}) that make it no MLP; {LIVE}")
+        raise PolicyKDError(f"it has parts ({', '.join(dense)[:80]}) that are not an MLP; {LIVE}")
     weights = {f"{layer}.weight": dense[f"Dense_{i}.kernel"].T.contiguous() for i, layer in enumerate(layers)}
     return weights | {f"{layer}.bias": dense[f"Dense_{i}.bias"] for i, layer in enumerate(layers)}
 
@@ -135,7 +135,7 @@ def _named(dense: State, layers: list[str]) -> State:
 def _array(value: Call) -> Any:
     """A copy of a JAX array, which holds a NumPy one."""
     if value.function != ("jax._src.array", "_reconstruct_array"):
-        raise ValueError("its weights are no arrays of JAX")
+        raise ValueError("its weights are not JAX arrays")
     made_by, arguments, state, _ = value.arguments
     held = Call(made_by, arguments)
     held.state = state
@@ -156,6 +156,6 @@ def _activation(function: Any) -> str:
     if not isinstance(name, Name) or name not in ACTIVATIONS:
         said = f"{name.name} of {name.module}" if isinstance(name, Name) else "a function"
         raise PolicyKDError(
-            f'its activation_fn is {said}, which is not known; {LIVE}, or say activation="ELU" where it is as torch\'s'
+            f'its activation_fn is {said}, which is unknown; {LIVE}, or give activation="ELU" if it acts like torch\'s'
         )
     return ACTIVATIONS[name]

@@ -53,7 +53,9 @@ def read(given: Given, trust: bool = False) -> tuple[Normaliser, ...]:
     if found:
         return found
     if not isinstance(given, str | Path):
-        raise PolicyKDError(f"vecnormalize: got a {type(given).__name__}; a file, a live VecNormalize or False fit")
+        raise PolicyKDError(
+            f"vecnormalize: got a {type(given).__name__}; it must be a file, a live VecNormalize or False"
+        )
     file = Path(given).expanduser()
     if not file.is_file():
         raise PolicyKDError(f"vecnormalize: there is no file {given}")
@@ -71,10 +73,10 @@ def of_env(env: VecEnv | None, source: str) -> tuple[Normaliser, ...]:
         elif isinstance(env, vec_env.VecFrameStack) and env.stacked_obs.stack_dimension == -1:  # the last axis
             n = flatdim(env.observation_space) // flatdim(env.venv.observation_space)
             frames *= n
-            log.warning("teacher %s was trained on %d stacked observations, as env= must give them", source, n)
+            log.warning("teacher %s was trained on %d stacked observations: env= must stack them, too", source, n)
         elif not isinstance(env, HARMLESS):
             log.warning(
-                "teacher %s was trained behind %s, which is not applied: it must be part of env=",
+                "teacher %s was trained with %s, which is not applied: it must be part of env=",
                 source,
                 type(env).__name__,
             )
@@ -91,14 +93,14 @@ def of_live(source: Any, given: Given, trust: bool, name: str) -> tuple[tuple[No
     trained = None if model is None else trained_normalised(vars(model))
     if not chain and trained:
         log.warning(
-            "teacher %s was trained on normalised observations, and its environment has no VecNormalize: give "
+            "teacher %s was trained on normalised observations, but its environment has no VecNormalize: give "
             "vecnormalize=FILE",
             name,
         )
     elif not chain and trained is None and (model is None or model.get_env() is None):
         log.warning(
-            "teacher %s has no environment to tell whether its observations were normalised: give vecnormalize=FILE "
-            "if they were, vecnormalize=False if not",
+            "teacher %s has no environment, so it is unknown whether its observations were normalised: give "
+            "vecnormalize=FILE if they were, vecnormalize=False if not",
             name,
         )
     return chain, bool(trained and not chain)
@@ -122,7 +124,7 @@ def find(path: Path, normalised_by_config: bool) -> Found:
     unclear = _unclear(path) if file is None and trained is not False else None
     if unclear is not None and not missing:
         raise PolicyKDError(
-            f"teacher: {unclear} may hold the statistics of {path.name}: say vecnormalize=FILE, or vecnormalize=False "
+            f"teacher: {unclear} may hold the statistics of {path.name}: give vecnormalize=FILE, or vecnormalize=False "
             "if it never had any"
         )
     return Found(file, missing, unclear)
@@ -154,7 +156,9 @@ def _of_run(path: Path, trained: bool | None) -> Path | None:
         files += [path.parent / f"{checkpoint[1]}_{name}" for name in NAMES]
     file = next((file for file in files if file.is_file()), None)
     if file is not None and checkpoint:
-        log.warning("teacher %s has no statistics of its own moment: those of its run's end are taken, %s", path, file)
+        log.warning(
+            "teacher %s has no statistics from its own step: those from the end of its run are used, %s", path, file
+        )
     return file
 
 
@@ -206,11 +210,11 @@ def _shared(path: Path, trained: bool | None) -> Path | None:
         if other != path and data and not same_run and _own(other) is None:
             claims.append(trained_normalised(data))
     if trained is False or (trained is None and True in claims):
-        log.warning("teacher %s was trained without VecNormalize: %s was not taken for its own", path, file)
+        log.warning("teacher %s was trained without VecNormalize: %s is ignored", path, file)
         return None
     if True in claims or (trained is None and None in claims):
         raise PolicyKDError(
-            f"teacher: {file} may be of another agent in {path.parent}: say vecnormalize=FILE, or vecnormalize=False "
-            f"if {path.name} never had one"
+            f"teacher: {file} may belong to another agent in {path.parent}: give vecnormalize=FILE, or "
+            f"vecnormalize=False if {path.name} never had one"
         )
     return file

@@ -70,9 +70,7 @@ class TaskSpaces(NamedTuple):
             PolicyKDError: the task's actions are discrete.
         """
         if isinstance(self.actions, DiscreteActions):
-            raise PolicyKDError(
-                f"teacher: {source} acts in continuous actions, and {self.env_id} wants a choice of one"
-            )
+            raise PolicyKDError(f"teacher: {source} has continuous actions, but {self.env_id} has discrete ones")
         return self.actions.bounds
 
 

@@ -55,13 +55,13 @@ class Teacher:
         low, high = (policy.low, policy.high) if task is None else task.actions.bounds
         unknown = task is None and not self.discrete and (low is None or high is None)
         if unknown or (policy.observation_size is None and task is None):
-            raise PolicyKDError(f"teacher: {self.source} does not say its observations and actions: give env=")
+            raise PolicyKDError(f"teacher: {self.source} has unknown sizes of observations and actions: give env=")
         if low is not None and high is not None:
             self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
             here = None if task is None or isinstance(task.actions, DiscreteActions) else task.actions
             self.scale = here or ActionScale(gym.spaces.Box(self.low, self.high))
         if observation_map is not None and task is None:
-            raise PolicyKDError(f"teacher: {self.source} has an observation_map, which needs the task: give env=")
+            raise PolicyKDError(f"teacher: {self.source} has an observation_map, which needs a task: give env=")
         if task is None:
             assert policy.observation_size is not None
             self.observation_size = policy.observation_size
@@ -82,7 +82,7 @@ class Teacher:
 
     def _try(self, examples: Tensor) -> None:
         """Refuse a policy that cannot act, such as one whose layers do not fit."""
-        with torch.no_grad(), reraise(f"teacher: {self.source} cannot answer its observations (", ")"):
+        with torch.no_grad(), reraise(f"teacher: {self.source} fails on its observations (", ")"):
             self.step(examples, None, torch.ones(len(examples)))
             if self.policy.network is not None and self.policy.value is not None:
                 self.policy.value(self._policy_inputs(examples))
@@ -136,7 +136,7 @@ class Teacher:
             seen = task._replace(observation_size=examples.shape[1], examples=examples.numpy())
         teacher = cls(loading.load_policy(source, env, seen, options, device), task, observation_map, device)
         if task is not None and (other := other_task(teacher.source, task.env_id)):
-            log.warning("teacher %s is named after %s and is asked to teach %s", teacher.source, other, task.env_id)
+            log.warning("teacher %s is named after %s but teaches %s", teacher.source, other, task.env_id)
         return teacher
 
     @property
@@ -185,7 +185,7 @@ class Teacher:
     def _rows(self, observation: np.ndarray | Mapping[str, Any]) -> np.ndarray:
         """Raw observations as ``(..., O)``."""
         if isinstance(observation, Mapping) and not isinstance(self.space, gym.spaces.Dict):
-            raise PolicyKDError(f"teacher: {self.source} got a dict of observations and knows no task of dicts: env=")
+            raise PolicyKDError(f"teacher: {self.source} got a dict of observations, but no task with dicts: give env=")
         try:
             return as_rows(self.space, observation)
         except ValueError as error:
@@ -241,7 +241,7 @@ class Teacher:
         """
         n_episodes, seed = as_type("n_episodes", n_episodes, int), as_type("seed", seed, int)
         if n_episodes < 1 or seed < 0:
-            raise PolicyKDError(f"score: needs episodes from 1 and a seed from 0 up, got {n_episodes} and {seed}")
+            raise PolicyKDError(f"score: needs at least 1 episode and a seed >= 0, got {n_episodes} and {seed}")
         task = inspect_task(env_id_or_factory)
         check_fits(self.source, self.sizes, task.sizes, task.env_id)
         memory: Memory | None = None
@@ -253,7 +253,7 @@ class Teacher:
 
         result = score(self.source, env_id_or_factory, act, n_episodes, seed)
         if self.missing_normaliser:
-            log.warning("no vecnormalize.pkl, on whose observations it was trained: %s", result)
+            log.warning("no vecnormalize.pkl, although it was trained on normalised observations: %s", result)
         else:
             check_recorded(self.policy, result)
         return result

@@ -86,11 +86,11 @@ def load(
             return policy, torch_names.rsl_rl_normaliser(part.state, names, part.beside)
     if any(name.startswith(("mlp_extractor.", "actor.mu", "actor.latent_pi")) for part in parts for name in part.state):
         raise PolicyKDError(
-            f"teacher: {path} holds the tensors of a policy of SB3 without its settings, such as the activation: give "
+            f"teacher: {path} has the tensors of an SB3 policy without its settings, such as the activation: give "
             "the zip that model.save() wrote, or the live model"
         )
     raise PolicyKDError(
-        f"teacher: {path} holds tensors ({_names(parts)}) but not the network they are of; {torch_names.lines(path)}"
+        f"teacher: {path} holds tensors ({_names(parts)}) but not their network; {torch_names.lines(path)}"
     )
 
 
@@ -105,8 +105,8 @@ def _read(path: Path) -> Any:
         text = str(error)
         if "weights_only" in text or "Unsupported" in text:
             raise PolicyKDError(
-                f"teacher: {path} holds more than tensors and would have to be run: it was not loaded; where it is "
-                "yours, load it yourself (torch.load(FILE, weights_only=False), SB3's policy.load) and give what acts"
+                f"teacher: {path} holds more than tensors, and loading it would run code: it was not loaded; if you "
+                "trust it, load it (torch.load(FILE, weights_only=False), SB3's policy.load) and give the policy"
             ) from None
         raise PolicyKDError(f"teacher: {path} cannot be read as tensors: {one_line(error, 120)}") from None
 
@@ -137,8 +137,8 @@ def _fitting(network: nn.Module, parts: list[Part], path: Path) -> Part:
     if not fitting:
         first = ", ".join(f"{name} {tuple(size)}" for name, size in list(wanted.items())[:2])
         raise PolicyKDError(
-            f"teacher: the network has {first}, ... and {path} has {_names(parts)}: no part of it has "
-            "just the network's names and shapes"
+            f"teacher: the network has {first}, ... and {path} has {_names(parts)}: no part of it matches "
+            "the network's names and shapes"
         )
     return fitting[0]
 
@@ -170,7 +170,7 @@ def _normaliser(part: Part, path: Path, task: TaskSpaces | None) -> tuple[Normal
         if "running_mean" in scaler and (name == SKRL[0] or size in (None, len(scaler["running_mean"]))):
             if name != SKRL[0]:
                 log.warning(
-                    "teacher %s: its %s is taken for its observations', as in skrl 1; where skrl 2 wrote it, say "
+                    "teacher %s: its %s is taken as that of its observations, as in skrl 1; if skrl 2 wrote it, give "
                     "vecnormalize=False",
                     *(path, name),
                 )
@@ -181,7 +181,7 @@ def _normaliser(part: Part, path: Path, task: TaskSpaces | None) -> tuple[Normal
         if len(sizes) > 1 and size in sizes and len(value) <= len(sizes) + 1 and name not in OF_OTHERS:
             raise PolicyKDError(
                 f"teacher: {path} has statistics beside its networks ({name}: {', '.join(map(str, value))}): if they "
-                "normalise its observations, do so in the network; then, or if not, say vecnormalize=False"
+                "normalise its observations, do that in the network; in either case give vecnormalize=False"
             )
     return ()
 

@@ -65,9 +65,7 @@ def refuse(path: Path, names: Sequence[str]) -> None:
     """
     if names:
         parts = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-        raise PolicyKDError(
-            f"teacher: {path} has parts ({parts}) that make it no network of known layers; {lines(path)}"
-        )
+        raise PolicyKDError(f"teacher: {path} has parts ({parts}) that are not known layers; {lines(path)}")
 
 
 def cleanrl(state: State, path: Path, activation: str | None, device: torch.device) -> Policy | None:
@@ -142,7 +140,7 @@ def rsl_rl(
     """
     if activation is None:
         raise PolicyKDError(
-            f"teacher: {path} looks like rsl_rl's, which does not say the activation of its layers: give "
+            f"teacher: {path} looks like rsl_rl's, which does not store its activation: give "
             'activation="ELU" (its default)'
         )
     if names.layers == "student.":
@@ -179,7 +177,7 @@ def empirical_normalization(state: State) -> tuple[Normaliser, ...]:
 
 
 def _linear(state: State, name: str, path: Path) -> nn.Linear:
-    return linear(state.get(f"{name}.weight"), state.get(f"{name}.bias"), f"{path} has no whole linear layer {name}")
+    return linear(state.get(f"{name}.weight"), state.get(f"{name}.bias"), f"{path} has no complete linear layer {name}")
 
 
 def _layers(
@@ -229,7 +227,7 @@ def _mlp(
 ) -> Policy:
     """A policy whose mean is an MLP in the task's units; Gaussian if there is a standard deviation."""
     if task is None:
-        raise PolicyKDError(f"teacher: {path} does not say its action bounds: give env=")
+        raise PolicyKDError(f"teacher: {path} does not contain its action bounds: give env=")
     layers = _layers(state, prefix, range(0, 2 * len(state), 2), (), apart, activation, path)
     network = freeze(nn.Sequential(*layers[:-1]).to(device))
     low, high = task.bounds(str(path))
@@ -238,7 +236,7 @@ def _mlp(
     assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
     if std is None and last.out_features == 2 * len(low):
         raise PolicyKDError(
-            f"teacher: {path} gives two numbers per action, and does not say of which distribution: give what "
+            f"teacher: {path} gives two numbers per action of an unknown distribution: give what "
             'runner.export_policy_to_jit(FOLDER) writes: Teacher.load("FOLDER/policy.pt", env, trust=True)'
         )
     noise = None if std is None else std.float().reshape(1, -1).to(device) / half

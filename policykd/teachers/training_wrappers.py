@@ -57,13 +57,13 @@ def apply(policy: Policy, training: Training, task: TaskSpaces | None) -> Policy
         if training.env_id is not None and other_task(policy.source, task.env_id) is None:
             trained, here = base_name(training.env_id), base_name(task.env_id)
             if not here.startswith(trained):
-                log.warning("teacher %s was trained on %s and is asked to teach %s", policy.source, trained, here)
+                log.warning("teacher %s was trained on %s but teaches %s", policy.source, trained, here)
         kwargs = {name: value for name, value in as_yaml(training.env_kwargs).items() if name != "render_mode"}
         differing = {name: value for name, value in kwargs.items() if task.kwargs.get(name, ...) != value}
         if differing:
             said = ", ".join(f"{name}={value!r}" for name, value in differing.items())
             log.warning(
-                "teacher %s was trained on a task with %s, and %s is made without: it is another task "
+                "teacher %s was trained on a task with %s, but %s is made without: it is another task "
                 "(gym.make(..., %s) makes the teacher's)",
                 *(policy.source, said, task.env_id, said),
             )
@@ -82,7 +82,7 @@ def warn_wrappers(model: BaseAlgorithm, source: str, task: TaskSpaces | None) ->
         inner = inner.env
     if lacking:
         said = ", ".join(lacking)
-        log.warning("teacher %s was trained in %s, which the task given by env= is not in", source, said)
+        log.warning("teacher %s was trained in %s, but the task given by env= is not wrapped in it", source, said)
 
 
 def _check_options(source: str, wrapper: Wrapper, here: Mapping[str, Any]) -> None:
@@ -90,10 +90,10 @@ def _check_options(source: str, wrapper: Wrapper, here: Mapping[str, Any]) -> No
     differing = {name: here[name] for name, value in wrapper.options.items() if name in here and here[name] != value}
     if differing:
         said = ", ".join(f"{name}={value!r}" for name, value in differing.items())
-        raise PolicyKDError(f"teacher: {source} was trained in {wrapper}, and the task's {wrapper.short} has {said}")
+        raise PolicyKDError(f"teacher: {source} was trained in {wrapper}, but the task's {wrapper.short} has {said}")
     if unsaid := ", ".join(name for name in wrapper.options if name not in here):
         log.warning(
-            "teacher %s was trained in %s: see that the task's has the same %s, which it does not say",
+            "teacher %s was trained in %s: check that the task's has the same %s, which cannot be read from it",
             *(source, wrapper, unsaid),
         )
 
@@ -109,12 +109,12 @@ def _check_stack(policy: Policy, frames: int, task: TaskSpaces | None) -> None:
     if task is None or task.observation_size != policy.observation_size:
         raise PolicyKDError(
             f"teacher: {policy.source} was trained on {frames} stacked observations (frame_stack): wrap the task so "
-            f"that it gives them: {advice}"
+            f"that it stacks them: {advice}"
         )
     own = "StackObservation" in task.wrappers  # of policykd_envs
     begins = "reset" if own else task.wrappers.get("FrameStackObservation", {}).get("padding_type")
     if begins == "reset" or (inside and begins == "zero"):
-        log.warning("teacher %s began its episodes with zeros in place of what was before: %s", policy.source, advice)
+        log.warning("teacher %s padded the start of its episodes with zeros: %s", policy.source, advice)
 
 
 def _through(policy: Policy, wrapper: Wrapper, training: Training, task: TaskSpaces | None) -> Policy:
@@ -132,7 +132,7 @@ def _through(policy: Policy, wrapper: Wrapper, training: Training, task: TaskSpa
             return _masked(policy, VELOCITIES[name])
     advice = ADVICE.get(wrapper.short, "")
     raise PolicyKDError(
-        f"teacher: {policy.source} was trained in {wrapper} ({wrapper.name}), and only the task can apply it: "
+        f"teacher: {policy.source} was trained in {wrapper} ({wrapper.name}), which only the task can apply: "
         f"env=lambda: {wrapper.of('gym.make(...)')}{advice}; or give observation_map, then all that is applied"
     )
 

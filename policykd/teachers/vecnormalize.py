@@ -90,10 +90,10 @@ def read(path: Path, trust: bool = False) -> Normaliser:
         if not (known or trust):
             raise PolicyKDError(
                 f"teacher: {path} asks for {name.module}.{name.name}"[:300].replace("\n", " ")
-                + ", which no VecNormalize needs: it was not loaded (trust=True reads the statistics all the same)"
+                + ", which no VecNormalize needs: it was not loaded (trust=True reads the statistics anyway)"
             )
 
-    with reraise(f"teacher: {path} is damaged or no VecNormalize (", ")"):
+    with reraise(f"teacher: {path} is damaged or not a VecNormalize (", ")"):
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"more than {MOST_BYTES / 1e6:.0f} MB")
         content = _parts(load(io.BytesIO(path.read_bytes()), check))
@@ -144,7 +144,7 @@ def from_object(vec_normalize: Any, source: str) -> Normaliser:
         scaled = bool(getattr(vec_normalize, TRAINED_ON_SCALED, vec_normalize.norm_reward))
         reward_std = float(np.sqrt(np.float64(vec_normalize.ret_rms.var) + epsilon)) if scaled else 1.0
     except (AttributeError, TypeError, ValueError) as error:
-        raise PolicyKDError(f"teacher: {source} holds no VecNormalize of observations ({one_line(error)})") from None
+        raise PolicyKDError(f"teacher: {source} has no VecNormalize of observations ({one_line(error)})") from None
     return Normaliser(mean, std, clip, reward_std, groups)
 
 

@@ -41,7 +41,7 @@ def older(version: str, task: str, size: int) -> Callable[[Tensor], Tensor]:
     if version not in NAMES or task not in LAYOUTS:
         known = f"{', '.join(NAMES)} of {', '.join(LAYOUTS)}"
         raise PolicyKDError(
-            f"observation_map: {version!r} of {task} is not known; there are {known}, columns, functions"
+            f"observation_map: {version!r} of {task} is unknown: give one of {known}, columns or a function"
         )
     forces = CONTACT_FORCES.get(task, 0) if version != "v4" else 0
     old, new = sizes(task)

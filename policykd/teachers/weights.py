@@ -83,7 +83,7 @@ def _described(found: Any) -> dict[str, Call]:
         if isinstance(value, Call) and value.function == _PARAMETER:
             value = value.arguments[0]
         if not isinstance(value, Call) or value.function != _TENSOR:
-            raise ValueError(f"{name} is no tensor")
+            raise ValueError(f"{name} is not a tensor")
         tensors[name] = value
     return tensors
 

@@ -91,13 +91,13 @@ def training(path: Path) -> Training:
     for name, said in (("config", config), ("args", arguments)):  # where the zoo's command line overrules
         given = said.get("env_kwargs") or {}
         if not isinstance(given, dict):
-            raise PolicyKDError(f"teacher: {folder}/{name}.yml has env_kwargs that are no settings: {given!r:.80}")
+            raise PolicyKDError(f"teacher: {folder}/{name}.yml has env_kwargs that are not settings: {given!r:.80}")
         of_task = given or of_task
     around = _wrappers(config, "vec_env_wrapper", folder)
     applied = {wrapper.short: wrapper.options for wrapper in around if APPLIED.fullmatch(wrapper.name)}
     stack = applied.get("VecFrameStack", {}).get("n_stack") or config.get("frame_stack") or 1
     if not re.fullmatch(r"\d{1,9}(\.0)?", str(stack)):
-        raise PolicyKDError(f"teacher: {folder}/config.yml has a frame_stack that is no number: {stack!r:.80}")
+        raise PolicyKDError(f"teacher: {folder}/config.yml has a frame_stack that is not a number: {stack!r:.80}")
     env_id = arguments.get("env")
     return Training(
         _normalises(config.get("normalize")) or "VecNormalize" in applied,

@@ -107,9 +107,11 @@ class ActingAsOne(Agent):
         check_autograd(self.learner.actor)
         self.check_finite("ship")
         if self.learner_type.memory != "replay":
-            raise PolicyKDError(f"ship: learners of {self.backbone} keep no replay, whose states a student needs")
+            raise PolicyKDError(f"ship: {self.backbone} keeps no replay, and the student needs its states")
         if self.replay_buffer.size == 0:
-            raise PolicyKDError("ship: needs learners with a replay that is not empty (save with include_replay=True)")
+            raise PolicyKDError(
+                "ship: the replay is empty, and the student needs its states: save with include_replay=True"
+            )
         kind: Any = type(self)
         student: A = kind(
             self.factory if not self.made_by_id else self.env_id,

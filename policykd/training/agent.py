@@ -82,13 +82,13 @@ class Agent(Saving, SB3Interface):
         each, left = divmod(self.vector.num_envs, self.n_learners)
         if left or not each:
             raise PolicyKDError(
-                f"environment: one {self.env_id} of {self.vector.num_envs} environments cannot be shared out evenly "
+                f"environment: the {self.vector.num_envs} environments of {self.env_id} cannot be divided evenly "
                 f"among {self.n_learners} learners (seeds x peers)"
             )
         if not self.plays_alone and self.config.n_eval_episodes:
             raise PolicyKDError(
-                f"environment: one {self.env_id} trains and cannot also be evaluated: hand in a function of num_envs "
-                f"that makes it (lambda num_envs: {self.env_id}(num_envs)), or set n_eval_episodes=0"
+                f"environment: a single {self.env_id} cannot serve both training and evaluation: pass a function of "
+                f"num_envs that makes it (lambda num_envs: {self.env_id}(num_envs)), or set n_eval_episodes=0"
             )
         self.config = change(self.config, {"n_envs": each})
 
@@ -211,7 +211,7 @@ class Agent(Saving, SB3Interface):
         callbacks.on_training_end()
         if interrupts.number is not None:
             load = f"{type(self).__name__}.load({str(self.folder.path)!r})" if self.folder else ""
-            how = f", saved to {self.folder.checkpoint}; go on with {resume_advice(load)}" if self.folder else ""
+            how = f", saved to {self.folder.checkpoint}; resume with {resume_advice(load)}" if self.folder else ""
             print(f"\ninterrupted at {self.num_timesteps:,} steps{how}", flush=True)
             interrupts.check()
 

@@ -26,9 +26,9 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     several = isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str)
     values = [seed for seed in map(as_int, seeds if several else (seeds,)) if seed is not None and seed >= 0]
     if not values or len(values) < (len(seeds) if several else 1):
-        raise PolicyKDError(f"seeds: need one or more whole numbers from 0 up, got {seeds!r}")
+        raise PolicyKDError(f"seeds: must be one or more integers >= 0, got {seeds!r}")
     if len(set(values)) < len(values):
-        raise PolicyKDError(f"seeds: every group needs a seed of its own, got {values}")
+        raise PolicyKDError(f"seeds: must be distinct, one per group, got {values}")
     return tuple(values)
 
 
@@ -43,9 +43,9 @@ def check_episodes(episodes: int, seed: int) -> tuple[int, int]:
     """The episodes and the seed of an evaluation: some, and from 0 up."""
     number, start = as_int(episodes), as_int(seed)
     if number is None or start is None or number < 1 or start < 0:
-        broken = "; both are whole numbers" if number is None or start is None else ""
+        broken = "; both must be integers" if number is None or start is None else ""
         raise PolicyKDError(
-            f"evaluate: needs episodes from 1 and a seed from 0 up, got {episodes!r} and {seed!r}{broken}"
+            f"evaluate: needs at least 1 episode and a seed >= 0, got {episodes!r} and {seed!r}{broken}"
         )
     return number, start
 

@@ -52,7 +52,7 @@ def compile_step(method: Callable[..., Any], device: torch.device) -> Any:
     """
     if not can_compile(device):
         raise PolicyKDError(
-            "compile: torch.compile needs a C++ compiler (g++ or clang++): install one, or compile=False"
+            "compile: torch.compile needs a C++ compiler (g++ or clang++): install one, or set compile=False"
         )
     native.prepare_to_compile()
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # imports the compiler: only now
@@ -116,7 +116,9 @@ class PerSignature:
             if (why := _refusal(error)) is None:
                 raise
         result = self.method(*args)  # which says what is wrong, if that is a fault of the method's
-        log.warning("compile: torch cannot compile this update (%s): it goes on without, which is slower", why)
+        log.warning(
+            "compile: torch cannot compile this update (%s): training continues uncompiled, which is slower", why
+        )
         self.graphs[form], self.compiled_for = self.method, lambda _: self.method
         return result
 

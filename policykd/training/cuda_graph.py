@@ -56,7 +56,7 @@ class CudaGraph:
                 self.result = result
         except RuntimeError as error:
             why = str(error).strip().split("\n", 1)[0]
-            log.warning("compile: no CUDA graph (%s): kernels start one by one, which is slower", why)
+            log.warning("compile: no CUDA graph (%s): kernels are launched one by one, which is slower", why)
             self._run = self._as_it_is
             return self._run()
         self.graph, self._run = graph, self._replay

@@ -50,7 +50,7 @@ def save_on_failure(folder: RunFolder | None, save: Callable[[Path], None], step
 def _line(error: Exception, folder: RunFolder) -> str:
     """An error as one line, with the file's name where it is of a file."""
     if not folder.path.is_dir():
-        return f"run folder: {folder.path} was deleted while the run went on"
+        return f"run folder: {folder.path} was deleted during the run"
     if isinstance(error, OSError) and error.filename:
         return f"cannot write {error.filename}: {error.strerror}"
     return " ".join(str(error).split())
@@ -67,5 +67,5 @@ def _keep(folder: RunFolder, save: Callable[[Path], None], error: Exception) -> 
             write_text(folder.path / ERROR, "".join(traceback.format_exception(error.__cause__)))
             kept = f"traceback in {folder.path / ERROR}; {kept}"
     if folder.checkpoint.exists():
-        return f"{kept}; go on from the last checkpoint with {resume_advice()}"
-    return f"{kept}; there is no checkpoint: begin anew"
+        return f"{kept}; resume from the last checkpoint with {resume_advice()}"
+    return f"{kept}; there is no checkpoint: start a new run"

@@ -102,16 +102,21 @@ class FineTuning(Agent):
         total_timesteps = check_int("total_timesteps", total_timesteps, 0)
         changed, by_teacher = config or {}, self.panel is not None and not isinstance(self.learner, PPO)
         values = changed.get("distill_value_coef", 0.0)
-        require(not values, "distill_value_coef", values, "is not for fine_tune: its critics learn from rewards alone")
+        require(
+            not values,
+            "distill_value_coef",
+            values,
+            "does not apply to fine_tune: its critics learn from rewards alone",
+        )
         pays = changed.get("environment_reward") is not False
-        require(pays, "environment_reward", False, "is not for fine_tune: it learns from the task's reward")
+        require(pays, "environment_reward", False, "does not apply to fine_tune: it learns from the task's reward")
         begins = self.tuning is None
         chosen = fine_tune_replay.settings(change(self.config, changed), changed, by_teacher, begins)
         tuned = change(self.config, {**changed, **chosen})
         assert isinstance(tuned, TeachingConfig)
         for name in (*STUDENTS, *(OF_PPO if isinstance(self.learner, PPO) else ()), *TEACHERS):
             kept = getattr(tuned, name) == getattr(self.config, name)
-            require(kept, name, getattr(tuned, name), "cannot change any more: leave it as it is")
+            require(kept, name, getattr(tuned, name), "cannot change once fine-tuning has begun: leave it as it is")
         check_precision(tuned, self.device)
         if callable(tuned.divergence):
             try_divergence(tuned.divergence, self.learner, self.n_learners, target_std=True)
@@ -126,8 +131,8 @@ class FineTuning(Agent):
         self.run.restart_schedules()
         if 0 < total_timesteps <= tuned.critic_steps:
             log.warning(
-                "fine_tune: students stay as they are, only critics learn in these %s steps (critic_steps=%s): give it "
-                "more steps, or lower critic_steps",
+                "fine_tune: these %s steps train only the critics (critic_steps=%s), so the students do not change: "
+                "train for more steps, or lower critic_steps",
                 *(f"{total_timesteps:,}", f"{tuned.critic_steps:,}"),
             )
         self.learn(total_timesteps, callback, progress_bar)
@@ -144,8 +149,8 @@ class FineTuning(Agent):
         if stayed := np.flatnonzero(trials.replaced == 0).tolist():
             whose = f"student {stayed[0]} is" if len(stayed) == 1 else f"students {', '.join(map(str, stayed))} are"
             log.warning(
-                "fine_tune: %s as before: no later policy returned more on %d whole episodes (a longer budget tries "
-                "more of them; trial_episodes=0 hands out the last one, untried)",
+                "fine_tune: %s unchanged: no later policy had a higher return over %d full episodes (more steps try "
+                "more policies; trial_episodes=0 keeps the last one, untested)",
                 *(whose, trials.episodes),
             )
 

@@ -35,7 +35,7 @@ def try_divergence(divergence: Divergence, learner: Learner, learners: int, targ
         target = _answer(learner, _random(shape, 1, learner), target_std)
         distances = _call_checked("divergence", lambda: divergence(own, target), shape[:2])
     if not distances.isfinite().all():
-        raise PolicyKDError(f"divergence: returned numbers that are not finite for ordinary answers: {SEE}")
+        raise PolicyKDError(f"divergence: returned non-finite numbers for ordinary outputs: {SEE}")
     if not distances.requires_grad:
         raise PolicyKDError(f"divergence: has no gradient in its first argument, the learner's own output: {SEE}")
 

@@ -48,7 +48,7 @@ def group_actions(learner: Learner, observations: Tensor, peers: int, rule: Rule
         return of_best
     if not isinstance(learner, OffPolicyLearner):
         advice = 'use rule="mean" (of predict: learner="group")'
-        raise PolicyKDError(f"rule: greedy needs critics Q(s, a), and {learner.name} has none: {advice}")
+        raise PolicyKDError(f"rule: greedy needs critics Q(s, a), but {learner.name} has none: {advice}")
     groups, _, batch, size = actions.shape
     # Every peer's critics judge the actions of all peers: (K, N * B) state-action pairs in each row.
     candidates = actions.reshape(groups, 1, peers * batch, size).expand(-1, peers, -1, -1).flatten(0, 1)

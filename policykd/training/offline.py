@@ -142,7 +142,7 @@ class OfflineLearning(Agent):
         recipe = self.recipe
         if not isinstance(recipe, Imitation):
             raise PolicyKDError(
-                f"learn_from: {self.method_name} learns in environments: use dagger, bc, student_driven"
+                f"learn_from: {self.method_name} has to act in environments: use dagger, bc or student_driven"
             )
         gradient_steps = check_int("gradient_steps", gradient_steps)
         if self.tutor.source:  # loaded without the teacher, whom logged actions must not stand for
@@ -173,9 +173,10 @@ class OfflineLearning(Agent):
         if before is None or not held or getattr(self.recipe, "tutor", None) is not self.tutor:
             return
         if (gap := self.label_mismatch()) is None or gap > SAME:
-            whose = f"answers of {before}" if before else "actions that were logged"
+            whose = f"the labels of {before}" if before else "the logged actions"
             log.warning(
-                "%s teaches from now on, and %s states of the data set keep %s: begin anew to learn from it alone",
+                "%s is the teacher from now on, but %s states of the data set keep %s: start a new run to learn from "
+                "it alone",
                 *(self.tutor.source, f"{held:,}", whose),
             )
 
@@ -211,7 +212,7 @@ class OfflineLearning(Agent):
         if not all(values.isfinite().all() for values in state_tensors(self.learner).values()):
             raise PolicyKDError(
                 f"learn_from: weights are not finite after {gradient_steps:,} gradient steps: training diverged; train "
-                "again with a lower distill_learning_rate, or look at the states"
+                "again with a lower distill_learning_rate, or check the states"
             )
         if self.folder is not None:
             self._evaluate(Interrupts())

@@ -26,10 +26,10 @@ def check_peers(method: PeerMethod, peers: int) -> int:
     least = 2 if method.source is not None else 1
     number = as_int(peers)
     if number is None or number < least:
-        broken = ", which is no whole number" if number is None else ""
+        broken = ", not an integer" if number is None else ""
         raise PolicyKDError(f"peers: {method.name} needs at least {least} learners per group, got {peers!r}{broken}")
     if number > MOST_PEERS:
-        raise PolicyKDError(f"peers: at most {MOST_PEERS:,} learn in a group, got {number:,}")
+        raise PolicyKDError(f"peers: a group holds at most {MOST_PEERS:,} learners, got {number:,}")
     return number
 
 
@@ -55,14 +55,16 @@ def check_method(method: PeerMethod, learner: type[Learner], config: Config, pee
         if (made_by := getattr(config, setting)) is not None:
             find(setting, made_by, NETWORKS)
     if config.temperature != 1 and not discrete:
-        raise PolicyKDError(f"temperature: {config.temperature} softens logits, and continuous actions have none")
+        raise PolicyKDError(
+            f"temperature: {config.temperature} softens logits, but continuous actions have none: leave it 1"
+        )
     if isinstance(config, OffPolicyConfig):
         _check_group(method, config, peers)
         _check_vary(method, config, peers)
     if learner.memory != "replay":
         _check_rollouts(method, learner)
     elif method.coupling == "joint" and (steps := config.distill_gradient_steps) != 1:
-        log.warning("distill_gradient_steps=%s has no effect: %s distils in RL's own step", steps, method.name)
+        log.warning("distill_gradient_steps=%s has no effect: %s distils within the RL step", steps, method.name)
 
 
 def _check_group(method: PeerMethod, config: OffPolicyConfig, peers: int) -> None:
@@ -70,19 +72,21 @@ def _check_group(method: PeerMethod, config: OffPolicyConfig, peers: int) -> Non
     name, pooled, best = method.name, method.replay == "pooled", config.allocation == "best"
     if best and not pooled:
         raise PolicyKDError(
-            f"allocation: best needs a pooled replay, and {name} has none, so peers that do not act would learn "
-            "nothing: use a method such as mutual_shared"
+            f"allocation: best needs a pooled replay; {name} has none, so peers that do not act would learn nothing: "
+            "use a method such as mutual_shared"
         )
     if best and method.acting == "advised":
-        raise PolicyKDError(f"allocation: best says who acts, and in {name} all peers propose: choose one")
+        raise PolicyKDError(
+            f"allocation: best picks one peer to act, but in {name} all peers propose actions: use one or the other"
+        )
     if config.rebirth_freq and not pooled:
         advice = "use a method such as mutual_shared"
-        raise PolicyKDError(f"rebirth_freq: needs a pooled replay, and {name} has none to teach from: {advice}")
-    rule = f"must be at most {KEPT_EPISODES}: the returns of so many of a peer are kept"
+        raise PolicyKDError(f"rebirth_freq: needs a pooled replay to teach from; {name} has none: {advice}")
+    rule = f"must be at most {KEPT_EPISODES}, the number of returns kept per peer"
     require(config.allocation_episodes <= KEPT_EPISODES, "allocation_episodes", config.allocation_episodes, rule)
     for setting, asked in (("allocation=best", best), (f"rebirth_freq={config.rebirth_freq}", config.rebirth_freq)):
         if asked and peers == 1:
-            log.warning("%s has no effect: a group of 1 peer has no other", setting)
+            log.warning("%s has no effect: the group has only 1 peer", setting)
 
 
 def _check_vary(method: PeerMethod, config: OffPolicyConfig, peers: int) -> None:
@@ -95,25 +99,25 @@ def _check_vary(method: PeerMethod, config: OffPolicyConfig, peers: int) -> None
     if "gamma" in config.vary:
         _check_discounts(method)
     if "target_entropy" in config.vary and isinstance(config, SACConfig) and not config.learns_ent_coef:
-        log.warning("vary.target_entropy has no effect: ent_coef=%s is kept, whatever the entropy", config.ent_coef)
+        log.warning("vary.target_entropy has no effect: ent_coef=%s is fixed", config.ent_coef)
     if "distill_learning_rate" in config.vary and (method.source is None or method.coupling == "joint"):
-        log.warning("vary.distill_learning_rate has no effect: %s has no distillation step of its own", method.name)
+        log.warning("vary.distill_learning_rate has no effect: %s has no separate distillation step", method.name)
 
 
 def _check_rollouts(method: PeerMethod, learner: type[Learner]) -> None:
     """Refuse a method that needs a replay, or critics Q(s, a), of a learner that has neither."""
     if method.replay == "pooled":
         raise PolicyKDError(
-            f"method: {method.name} pools the replays of a group, and {learner.name} learns from no replay"
+            f"method: {method.name} pools the replays of a group, but {learner.name} does not use a replay"
         )
     if method.states == "pooled":
-        raise PolicyKDError(f"method: {method.name} distils at the states of a group, and rollouts are a learner's own")
+        raise PolicyKDError(f"method: {method.name} distils on states of the whole group, but rollouts are not shared")
     if method.copies == "policy and critics":
-        raise PolicyKDError(f"method: {method.name} copies critics Q(s, a), and {learner.name} has none")
+        raise PolicyKDError(f"method: {method.name} copies critics Q(s, a), but {learner.name} has none")
     if method.compares == "actions" or method.target != "own" or method.acting == "advised":
-        raise PolicyKDError(f"method: {method.name} needs critics Q(s, a), and {learner.name} has none")
+        raise PolicyKDError(f"method: {method.name} needs critics Q(s, a), but {learner.name} has none")
     if method.coupling == "joint" or method.source == "best":
-        raise PolicyKDError(f"method: {method.name} learns from a replay, and {learner.name} from rollouts")
+        raise PolicyKDError(f"method: {method.name} learns from a replay, but {learner.name} from rollouts")
 
 
 def _check_discounts(method: PeerMethod) -> None:
@@ -123,10 +127,10 @@ def _check_discounts(method: PeerMethod) -> None:
     (``weights.by_values``), and actions: every critic then judges both by its own.
     """
     if method.target == "group":
-        what = "makes targets by the critics of the whole group"
+        what = "computes targets from the critics of the whole group"
     elif method.copies == "policy and critics":
         what = "copies critics"
     else:
         return
-    reason = "of unequal discounts they differ even where both are right"
+    reason = "critics of different discounts are not comparable"
     raise PolicyKDError(f"vary.gamma: {method.name} {what}, and {reason}: vary another setting, or use mutual_shared")

@@ -97,7 +97,7 @@ def _read(path: Path, lines: int | None = None) -> tuple[list[str], list[list[st
 
 
 def _readable(path: Path) -> AbstractContextManager[None]:
-    return reraise(f"run folder: {path} cannot be read (", "): restore it, or move it away and begin a new one")
+    return reraise(f"run folder: {path} cannot be read (", "): restore it, or move it away to start a new one")
 
 
 def _write(path: Path, header: list[str], rows: list[list[str]]) -> None:

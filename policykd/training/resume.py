@@ -25,7 +25,7 @@ def check_named(run_dir: Path | None, resume: bool) -> None:
         PolicyKDError: names the option.
     """
     if resume and run_dir is None:
-        raise PolicyKDError("resume: say which run with --run-dir")
+        raise PolicyKDError("resume: name the run with --run-dir")
 
 
 @contextmanager
@@ -49,12 +49,12 @@ def resuming(path: Path | None, asked: dict[str, Any]) -> Iterator[Path | None]:
         yield None
         return
     if not path.is_dir():
-        raise PolicyKDError(f"resume: {path} is no folder of a run")
+        raise PolicyKDError(f"resume: {path} is not a run folder")
     with locked(path):
         if (path / CHECKPOINT).exists():
             if not (path / CONFIG).is_file():  # without it the file is not taken for that of a run
                 raise PolicyKDError(
-                    f"resume: {path} has a checkpoint and no {CONFIG}: restore it, or choose another folder"
+                    f"resume: {path} has a checkpoint but no {CONFIG}: restore that file, or choose another folder"
                 )
             yield path / CHECKPOINT
         else:
@@ -73,7 +73,9 @@ def clear(path: Path, asked: dict[str, Any]) -> None:
     try:
         saved = parse_json(read_text(path / CONFIG))
     except (OSError, ValueError):
-        raise PolicyKDError(f"resume: {path} holds no run of policykd (no {CONFIG}): choose another folder") from None
+        raise PolicyKDError(
+            f"resume: {path} is not a run of policykd (it has no {CONFIG}): choose another folder"
+        ) from None
     check_same(saved, asked)
     for entry in sorted(path.iterdir(), key=lambda entry: entry.name == CONFIG):
         if entry.is_dir():

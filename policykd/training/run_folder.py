@@ -91,7 +91,7 @@ class RunFolder:
             PolicyKDError: somebody deleted it.
         """
         if not self.path.is_dir():
-            raise PolicyKDError(f"run folder: {self.path} was deleted while the run went on")
+            raise PolicyKDError(f"run folder: {self.path} was deleted during the run")
 
     def open_loggers(self) -> Logger:
         """Open every learner's logs and return the logger of the run itself."""
@@ -180,7 +180,7 @@ def check_free(path: Path) -> None:
     check_unicode(path)
     if path.exists() and not (path.is_dir() and is_empty_folder(path)):
         raise PolicyKDError(
-            f"run folder: {path} exists and is not empty: choose another one, or go on with {resume_advice()}"
+            f"run folder: {path} exists and is not empty: choose another one, or resume with {resume_advice()}"
         )
     if (file := blocking_file(path)) is not None:
         raise PolicyKDError(f"run folder: {path} cannot be made: {file} is a file")

@@ -83,7 +83,7 @@ class Saving(Acting):
             PolicyKDError: always.
         """
         kind = type(self).__name__
-        raise PolicyKDError(f"{kind}: an agent cannot be pickled or copied: save(path) it, and {kind}.load(path)")
+        raise PolicyKDError(f"{kind}: an agent cannot be pickled or copied: use save(path) and {kind}.load(path)")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -155,7 +155,9 @@ class Saving(Acting):
     def _restore(self: S, path: Path, loaded: dict[str, Any]) -> S:
         """Restore a checkpoint's content; one in a run folder makes the agent go on writing there."""
         if (before := loaded["computed_by"]) != self.computed_by:
-            log.warning("computed by %s before, by %s now: equal up to rounding", before, self.computed_by)
+            log.warning(
+                "computed by %s before and by %s now: results are equal up to rounding", before, self.computed_by
+            )
         if "envs" in loaded:
             names = "envs", "last_observations", "episode_starts", "log_sizes"
             self._resumed = {name: loaded[name] for name in names if name in loaded}

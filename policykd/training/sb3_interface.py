@@ -60,8 +60,8 @@ class SB3Interface(Acting):
                 PolicyKDError: it is one.
             """
             if _is_setting(name):
-                how = f"make another with config={{{name!r}: ...}}"
-                raise PolicyKDError(f"{name}: an agent keeps the settings that it was made with: {how}")
+                how = f"make a new agent with config={{{name!r}: ...}}"
+                raise PolicyKDError(f"{name}: an agent's settings cannot change: {how}")
             object.__setattr__(self, name, value)
 
     verbose = 0
@@ -130,7 +130,7 @@ class SB3Interface(Acting):
         """
         loaded = checkpoint.load(as_path("load_replay_buffer", path))
         if "replay_buffer" not in loaded:
-            raise PolicyKDError(f"load_replay_buffer: {path} holds no replay of policykd")
+            raise PolicyKDError(f"load_replay_buffer: {path} is not a replay saved by policykd")
         replay = self._replay("load_replay_buffer")
         replay.restore(loaded["replay_buffer"])
         if self.envs is not None:  # else it is cut where they open
@@ -143,11 +143,11 @@ class SB3Interface(Acting):
             PolicyKDError: always.
         """
         how = "save it without its replay, and load it with env="  # with it environments go on as they were saved
-        raise PolicyKDError(f"set_env: an agent keeps its task, {self.env_id}: {how}")
+        raise PolicyKDError(f"set_env: an agent's task, {self.env_id}, cannot change: {how}")
 
     def _replay(self, what: str) -> SharedReplay:
         if REPLAY not in self.memories:
-            raise PolicyKDError(f"{what}: {self.backbone} with {self.method_name} learns from no replay")
+            raise PolicyKDError(f"{what}: {self.backbone} with {self.method_name} has no replay")
         replay: SharedReplay = self.memories[REPLAY]
         return replay
 
@@ -169,7 +169,7 @@ def explains_arguments(method: F) -> F:
         try:
             bound = signature.bind(self, *given, **named)
         except TypeError as error:
-            raise PolicyKDError(f"{name}: {error}; all but the first arguments are given by name") from None
+            raise PolicyKDError(f"{name}: {error}; pass all but the first arguments by name") from None
         for argument, value in bound.arguments.items():
             if isinstance(value, str) and signature.parameters[argument].annotation == "bool":  # "no" would be True
                 raise PolicyKDError(f"{name}: {argument}={value!r:.200} must be True or False")
@@ -186,11 +186,13 @@ def as_callback(given: MaybeCallback) -> BaseCallback:
     """
     for one in given if isinstance(given, list | tuple) else [] if given is None else [given]:
         if any(kind.__name__ == "MaskableEvalCallback" for kind in type(one).__mro__):
-            raise PolicyKDError("callback: MaskableEvalCallback is of agents that take action_masks: give EvalCallback")
-        if isinstance(one, type) or not (isinstance(one, BaseCallback) or callable(one)):
-            what = f"the class {one.__name__}: make one" if isinstance(one, type) else f"a {type(one).__name__}"
             raise PolicyKDError(
-                f"callback: got {what}; SB3's callbacks, functions of (locals, globals) or a list of these fit"
+                "callback: MaskableEvalCallback needs an agent that takes action_masks: use EvalCallback"
+            )
+        if isinstance(one, type) or not (isinstance(one, BaseCallback) or callable(one)):
+            what = f"the class {one.__name__}: pass an instance" if isinstance(one, type) else f"a {type(one).__name__}"
+            raise PolicyKDError(
+                f"callback: must be an SB3 callback, a function of (locals, globals) or a list of these, got {what}"
             )
     if isinstance(given, BaseCallback):
         return given
@@ -206,7 +208,7 @@ def _place(argument: str, signature: inspect.Signature) -> str:
     if _is_setting(argument):
         return f"; it is a setting: config={{{argument!r}: ...}}"
     if "teacher" in signature.parameters and argument in inspect.signature(Teacher.load).parameters:
-        return f"; it is of the teacher: Teacher.load(..., {argument}=...)"
+        return f"; it belongs to the teacher: Teacher.load(..., {argument}=...)"
     return nearest(argument, signature.parameters)
 
 
@@ -215,7 +217,7 @@ def _kept(argument: str, signature: inspect.Signature) -> str:
     if argument in LOAD_ADVICE:
         return f"; {LOAD_ADVICE[argument]}"
     if argument in ADVICE or _is_setting(argument):
-        return "; an agent keeps the settings that it was made with"
+        return "; an agent's settings cannot change"
     return nearest(argument, signature.parameters)
 
 

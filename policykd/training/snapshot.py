@@ -51,9 +51,9 @@ def with_own_parts(saved: dict[str, Any], handed_in: dict[str, Any] | None) -> d
     own = {name: value.removeprefix(OWN) for name, value in saved.items() if str(value).startswith(OWN)}
     parts = handed_in or {}
     if missing := [f"{name} ({called})" for name, called in own.items() if name not in parts]:
-        raise PolicyKDError(f"load: the run was made with own parts: hand in config={{...}} with {', '.join(missing)}")
+        raise PolicyKDError(f"load: the run was made with custom parts: pass config={{...}} with {', '.join(missing)}")
     if other := [name for name in parts if name not in own]:
-        raise PolicyKDError(f"load: {', '.join(other)} of the run is saved with it: hand in its own parts only")
+        raise PolicyKDError(f"load: {', '.join(other)} of the run is saved with it: pass its custom parts only")
     return {**saved, **parts}
 
 

@@ -133,13 +133,18 @@ class Students:
         if isinstance(network, GRU):
             state_size, steps = network.width, config.n_steps
             whole = steps % config.bptt_steps == 0
-            require(whole, "bptt_steps", config.bptt_steps, f"must divide n_steps={steps}: rollouts are whole windows")
+            require(
+                whole,
+                "bptt_steps",
+                config.bptt_steps,
+                f"must divide n_steps={steps}: a rollout consists of whole windows",
+            )
         width = Labels.width(self.sizes[1], learner.discrete)
         return Rollout(config.n_steps, config.n_envs, *self.sizes, len(self.sampling), width, self.device, state_size)
 
     def dataset(self, learner: Learner, config: TeachingConfig) -> LabelledStates:
         """States with answers, none so far."""
-        rule = "is more than the data set keeps: dataset_size"
+        rule = "exceeds what the data set keeps: dataset_size"
         require(config.n_envs <= config.dataset_size, "n_envs", config.n_envs, rule)
         width = Labels.width(self.sizes[1], learner.discrete)
         return LabelledStates(config.dataset_size, self.sizes[0], width, len(self.sampling), self.device)

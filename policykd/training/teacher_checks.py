@@ -32,8 +32,8 @@ def choose_divergence(
     """
     if config.temperature != 1 and not discrete:
         raise PolicyKDError(
-            f"temperature: {config.temperature} softens logits, and continuous actions have none: variance_scale "
-            "multiplies the teacher's variance"
+            f"temperature: {config.temperature} softens logits, but continuous actions have none: use "
+            "variance_scale, which multiplies the teacher's variance"
         )
     if method.divergence is None:
         return None
@@ -49,12 +49,12 @@ def choose_divergence(
     if name in ChainMap(TEACHER_DIVERGENCES, DIVERGENCES) and not (both or free):
         if not gaussian:
             raise PolicyKDError(
-                f"divergence: {name} compares Gaussians, and the student is deterministic: use action_mse, "
+                f"divergence: {name} compares Gaussians, but the student is deterministic: use action_mse, "
                 "action_huber or mse, or the backbone ppo or sac"
             )
         source = "" if panel is None else f" {panel.source}"
         raise PolicyKDError(
-            f"divergence: {name} compares Gaussians, and the teacher{source} has no standard deviation: set "
+            f"divergence: {name} compares Gaussians, but the teacher{source} has no standard deviation: set "
             "teacher_std, or use action_mse, action_huber, mse, nll or gaussian_nll"
         )
     return name
@@ -66,11 +66,11 @@ def _choose_categorical(name: str, both: bool, auto: bool) -> str:
         name = "nll" if not both else "kl_forward" if name == "action_mse" else name
     if name.startswith(("gaussian_", "wasserstein")):
         raise PolicyKDError(
-            f"divergence: {name} compares Gaussians, and this task's actions are choices: use kl_forward, kl_reverse, "
+            f"divergence: {name} compares Gaussians, but this task's actions are discrete: use kl_forward, kl_reverse, "
             "nll or mse"
         )
     if not both and name not in ("nll", "action_mse", "action_huber"):
-        raise PolicyKDError(f"divergence: {name} needs a teacher that says how likely each action is: use nll")
+        raise PolicyKDError(f"divergence: {name} needs a teacher with action probabilities: use nll")
     return name
 
 
@@ -84,30 +84,34 @@ def check_method(
     """
     name = method.name
     if method.on_policy and learner.memory != "rollout":
-        raise PolicyKDError(f"backbone: {name} learns on policy: use ppo, not {learner.name}")
+        raise PolicyKDError(f"backbone: {name} is on-policy: use ppo, not {learner.name}")
     if method.coupling != "alone" and learner.memory == "replay" and config.environment_reward is False:
-        raise PolicyKDError(f"environment_reward: {name} beside {learner.name} learns from the task's: use ppo")
+        raise PolicyKDError(
+            f"environment_reward: {name} with {learner.name} always learns from the task's reward: use ppo"
+        )
     if config.gru is not None and method.coupling != "alone" and learner.memory != "rollout":
         raise PolicyKDError(
-            f"gru: {name} beside {learner.name} trains no recurrent students: use ppo, or history= for a memory"
+            f"gru: {name} with {learner.name} cannot train recurrent students: use ppo, or history= for memory"
         )
     if config.gru is not None and method.confident:
-        raise PolicyKDError(f"gru: {name}'s imitator keeps no state of its own: use kickstarting, or history=")
+        raise PolicyKDError(f"gru: {name}'s imitator keeps no hidden state: use kickstarting, or history=")
     if method.coupling == "alone" and config.distill_schedule in BY_STUDENT:
-        raise PolicyKDError(f"distill_schedule: {config.distill_schedule} weighs a teacher against RL; {name} has none")
+        raise PolicyKDError(
+            f"distill_schedule: {config.distill_schedule} weighs the teacher against RL, but {name} has no RL loss"
+        )
     if discrete and config.collect_noise_std > 0:
         raise PolicyKDError(
-            "collect_noise_std: is noise on continuous actions, and this task's are choices: leave it 0"
+            "collect_noise_std: adds noise to continuous actions, but this task's are discrete: leave it 0"
         )
     if panel is None:
         return
-    why = " that is read: it remembers its episode, and values are asked of single states" if panel.remembers else ""
+    why = " that can be used: it is recurrent, and values are needed for single states" if panel.remembers else ""
     if (method.weight is not None or method.reward == "value") and not panel.has_value:
-        raise PolicyKDError(f"method: {name} needs a teacher with a value, and {panel.source} has none{why}")
+        raise PolicyKDError(f"method: {name} needs a teacher with a value, but {panel.source} has none{why}")
     if config.distill_value_coef > 0 and not panel.has_value:
         raise PolicyKDError(f"distill_value_coef: the teacher {panel.source} has no value{why or ' to distil'}")
     if method.reward in ("log_prob", "next_log_prob") and not panel.has_std:
-        wanted = "that says how likely each action is" if discrete else "with a standard deviation: set teacher_std"
+        wanted = "with action probabilities" if discrete else "with a standard deviation: set teacher_std"
         raise PolicyKDError(f"method: {name} needs a teacher {wanted}")
     choose_divergence(method, config, learner.gaussian, panel, discrete)
 
@@ -122,13 +126,13 @@ def check_tunable(config: TeachingConfig, learner: type[Learner], panel: Panel |
     on_policy = learner.memory == "rollout"
     if config.gru is not None and not on_policy:
         raise PolicyKDError(
-            f"fine_tune: {learner.name} trains no students with gru: distil with ppo, or with history= in place of gru"
+            f"fine_tune: {learner.name} cannot train students with gru: distil with ppo, or use history= instead"
         )
     require(
         not on_policy or config.anchor != "teacher",
         "anchor",
         "teacher",
-        "holds no students of ppo: they hold themselves",
+        "is not available with ppo, whose anchor is the student itself",
     )
     by_teacher = config.anchor == "teacher" or (config.anchor == "auto" and not on_policy and panel is not None)
     known_return = by_teacher or config.distill_schedule != "return_ratio"

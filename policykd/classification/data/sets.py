@@ -94,7 +94,7 @@ def load(
     both = np.concatenate([_whole(name, part.labels) for part in (train, test)])
     words, codes = np.unique(both, return_inverse=True)
     if len(words) < 2:
-        raise PolicyKDError(f"data: all labels of {name} are {words[0]}: there is nothing to tell apart")
+        raise PolicyKDError(f"data: all labels of {name} are {words[0]}: at least two classes are needed")
     if len(words) > MOST_CLASSES:
         raise PolicyKDError(f"data: {name} has {len(words):,} classes, more than {MOST_CLASSES:,}: are these labels?")
     names = tuple(folders[word] if folders else str(word) for word in words)
@@ -123,8 +123,8 @@ def check_tested(trained: Collection[str], tested: Collection[str], where: str |
     """
     for name in sorted({*tested} - {*trained}):
         raise PolicyKDError(
-            f"data: the test part of {where} has a class {name!r} that its training part has not"
-            f"{nearest(name, trained)}: name it as there, or take it out"
+            f"data: the test part of {where} has a class {name!r} that its training part lacks"
+            f"{nearest(name, trained)}: rename it to match, or remove it"
         )
 
 
@@ -172,12 +172,11 @@ def _read(name: str, folder: str | Path | None) -> Parts:
         return _image_folders(Path(name))
     if name not in TORCHVISION:
         raise PolicyKDError(
-            f"data: {name!r} is neither a .npz file, a folder of images nor one of {', '.join(NAMES)}"
-            f"{nearest(name, NAMES)}"
+            f"data: {name!r} is not a .npz file, a folder of images or one of {', '.join(NAMES)}{nearest(name, NAMES)}"
         )
     where = folder or os.environ.get(DATA_VARIABLE)
     if where is None:
-        raise PolicyKDError(f"data: say where the files of {name} are: give a folder, or set {DATA_VARIABLE}")
+        raise PolicyKDError(f"data: the folder with the files of {name} is unknown: name it, or set {DATA_VARIABLE}")
     files = _idx_files(Path(where), name)
     return *(_torchvision(name, Path(where)) if files is None else files), ()
 
@@ -225,7 +224,7 @@ def read_idx(path: Path) -> np.ndarray:
         zero, kind, ranks = struct.unpack(">HBB", content[:4])
         shape = struct.unpack(f">{ranks}I", content[4 : 4 + 4 * ranks])
         if zero or kind != 8:
-            raise ValueError("no IDX file of unsigned bytes")
+            raise ValueError("not an IDX file of unsigned bytes")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * ranks).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise PolicyKDError(f"data: cannot read {path}: {error}") from None
@@ -238,7 +237,9 @@ def _torchvision(name: str, folder: Path) -> tuple[Arrays, Arrays]:
 
         train, test = (getattr(datasets, kind)(str(folder), train=train, download=False) for train in (True, False))
     except ImportError:
-        raise PolicyKDError(f"data: no IDX files of {name} in {folder}, and no torchvision to read others") from None
+        raise PolicyKDError(
+            f"data: no IDX files of {name} in {folder}, and no torchvision to read other files"
+        ) from None
     except RuntimeError:
         raise PolicyKDError(f"data: neither IDX files nor torchvision's copy of {name} in {folder}") from None
     return _images(train.data, train.targets), _images(test.data, test.targets)
@@ -267,7 +268,7 @@ def _one_folder(folder: Path, names: list[str]) -> Arrays:
                 with Image.open(path, formats=FORMATS) as image:
                     images.append(np.asarray(image if image.mode in GREY else image.convert("RGB")))
             except Exception as error:  # Pillow's errors on damaged files are of many classes
-                raise PolicyKDError(f"data: {path} is no image: {error}") from None
+                raise PolicyKDError(f"data: {path} is not an image: {error}") from None
             labels.append(label)
     kinds = {f"{image.shape} {image.dtype}" for image in images}
     if len(kinds) != 1:

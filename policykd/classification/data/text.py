@@ -101,7 +101,9 @@ def _class_order(names: set[str], named: list[str], order: Sequence[str], folder
     if fraction is not None:
         raise PolicyKDError(f"data: {folder} has labels such as {fraction}: scores, not classes")
     if len(names) < 2:
-        raise PolicyKDError(f"data: all texts of {folder} have the label {names.pop()}: there is nothing to tell apart")
+        raise PolicyKDError(
+            f"data: all texts of {folder} have the label {names.pop()}: at least two classes are needed"
+        )
     if names <= {*named}:
         ordered = named
     else:
@@ -194,7 +196,7 @@ def tokenise(tokenizer: Any, texts: Texts, max_length: int = 128) -> Tokens:
         PolicyKDError: special tokens leave no room for any other.
     """
     special = tokenizer.num_special_tokens_to_add(pair=texts.second is not None)
-    beside = f"must be above {special}, the special tokens of a text, or nothing of it is read"
+    beside = f"must be above {special}, the number of special tokens, to leave room for text"
     require(max_length > special, "max_length", max_length, beside)
     encoded = tokenizer(
         texts.first, texts.second, truncation=True, max_length=max_length, return_token_type_ids=True, padding=False

@@ -32,7 +32,7 @@ def subset(examples: Examples, size: int, seed: int = 0) -> Examples:
     """
     inputs, labels = examples
     if not 1 <= size <= len(inputs):
-        raise PolicyKDError(f"subset: size={size} must be from 1 to the {len(inputs)} examples there are")
+        raise PolicyKDError(f"subset: size={size} must be from 1 to {len(inputs)}, the number of examples")
     drawn = torch.randperm(len(inputs), generator=Generator().manual_seed(seed))[:size]
     return inputs[drawn], labels[drawn]
 

@@ -70,7 +70,9 @@ class Evaluation:
         logits, teacher_logits, labels = self.outputs()
         found = metrics(logits, labels, teacher_logits)
         if not found:
-            raise PolicyKDError(f"labels: the {self.what} data have none, and there is no teacher: give one of the two")
+            raise PolicyKDError(
+                f"labels: the {self.what} data have none, and there is no teacher: give labels or a teacher"
+            )
         return found
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ def between(
     ours, theirs = student.state_dict(), teacher.state_dict()
     differing = [name for name in {**ours, **theirs} if _shape(ours, name) != _shape(theirs, name)]
     if differing:
-        raise PolicyKDError(f"between: student and teacher are not of one architecture: {differing[0]} differs")
+        raise PolicyKDError(f"between: student and teacher have different architectures: {differing[0]} differs")
     result = copy.deepcopy(student)
     result.load_state_dict(
         {

@@ -127,6 +127,6 @@ def _trained(distiller: Distiller) -> tuple[ReAugKD, nn.Module]:
     """The distiller's method and teacher; refuses untrained distillers."""
     if not isinstance(distiller.method, ReAugKD) or distiller.teacher is None:
         raise PolicyKDError(
-            f"retrieval: needs a distiller of the method reaugkd after fit(), this one is of {distiller.method_name}"
+            f"retrieval: needs a distiller with method reaugkd after fit(), this one has {distiller.method_name}"
         )
     return distiller.method, distiller.teacher

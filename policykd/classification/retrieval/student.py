@@ -106,6 +106,6 @@ class Retrieval(nn.Module):
         logits, labels = (torch.cat(column) for column in zip(*parts, strict=True))
         if own_rows and len(logits) != len(self.memory):
             raise PolicyKDError(
-                f"data: own_rows says that these {len(logits)} examples are the {len(self.memory)} of the memory"
+                f"data: own_rows needs the {len(self.memory)} examples of the memory, got {len(logits)}"
             )
         return logits, labels

@@ -182,7 +182,7 @@ class DiSKConfig(TrainingConfig):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         for name in ("budget", "penalty"):
             value = getattr(self, name)
-            require(len(value) == 2 and min(value) >= 0, name, value, "needs two numbers, first and last, from 0 up")
+            require(len(value) == 2 and min(value) >= 0, name, value, "needs two numbers >= 0, first and last")
         require(len(self.teacher_features) <= 1, "teacher_features", self.teacher_features, "names at most one module")
 
     @property
@@ -212,7 +212,7 @@ class RIDConfig(FeaturePaths):
         """Refuse invalid values."""
         super().__post_init__()
         not_negative(self, "filter_warm_up_epochs", "hard_weight", "weight")
-        require(self.cycle_epochs >= 2, "cycle_epochs", self.cycle_epochs, "needs room for both phases: at least 2")
+        require(self.cycle_epochs >= 2, "cycle_epochs", self.cycle_epochs, "must be at least 2, for both phases")
         require(0 < self.filter_share < 1, "filter_share", self.filter_share, "must lie between 0 and 1")
 
 

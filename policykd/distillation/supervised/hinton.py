@@ -92,11 +92,11 @@ class Hinton(Method):
 
     def _try(self, student: Outputs, teacher: Outputs) -> None:
         """Try the divergence and the weight, which may be a user's, before anything is trained."""
-        asked = "must give (B,) for two answers with .logits (B, C), the student's and the teacher's"
+        asked = "must return (B,) for two outputs with .logits (B, C), the student's and the teacher's"
         with reraise(f"divergence: {asked}: "):
             distance(student, teacher, self.divergence, self.config.temperature)
         values = student.logits.new_zeros(1, len(student.logits))
-        with reraise("example_weight: must give (1, B) for log-likelihoods (1, B) of the teacher and the student: "):
+        with reraise("example_weight: must return (1, B) for log-likelihoods (1, B) of the teacher and the student: "):
             distance(student, teacher, weight=self.weight(values, values).squeeze(0))
 
     def _alpha(self, progress: float) -> float:
@@ -108,7 +108,7 @@ class Hinton(Method):
         if alpha > 1:
             raise PolicyKDError(
                 f"config: alpha_schedule({progress:g}) gives {share:g}, times alpha={self.config.alpha:g} above 1: the "
-                "labels would weigh less than nothing; give numbers from 0 to 1"
+                "labels would have a negative weight; return numbers from 0 to 1"
             )
         return alpha
 

@@ -124,7 +124,7 @@ def _answer(head: nn.Module, filtered: Tensor) -> Tensor:
     """Logits ``(B, C)`` of a map ``(B, D, S)``, whose size must be the head's."""
     if filtered[0].numel() != head[-1].in_features:  # type: ignore[index]
         raise PolicyKDError(
-            f"features: rid needs maps of one size in all batches, and now got {tuple(filtered.shape)}, as of texts of "
+            f"features: rid needs maps of one size in all batches, but got {tuple(filtered.shape)}, as from texts of "
             "another length: name modules that give one vector (B, D) per example"
         )
     return head(filtered)

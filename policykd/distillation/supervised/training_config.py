@@ -61,7 +61,7 @@ class TrainingConfig:
         not_negative(self, "warm_up_epochs", "weight_decay", "mixup", "seed", "cache_megabytes")
         require(self.warm_up_epochs <= self.epochs, "warm_up_epochs", self.warm_up_epochs, f"of {self.epochs} epochs")
         bound = self.max_grad_norm
-        require(bound is None or bound > 0, "max_grad_norm", bound, "must be positive, or None for no bound")
+        require(bound is None or bound > 0, "max_grad_norm", bound, "must be positive, or None for no limit")
         for name, value in vars(self).items():
             require(not isinstance(value, float) or math.isfinite(value), name, value, "must be finite")
 

@@ -132,8 +132,8 @@ class Imitation:
         over = range(now // every + 1, last // every + 1)
         if end > now and not any(self.schedule(min(1.0, (n * every - start) / (stop - start))) > 0 for n in over):
             log.warning(
-                "learn: nothing is learnt in these %s steps: no round of round_steps=%s is over before they end, and "
-                "there the learning rate is 0: give one call of learn more steps, or lower round_steps",
+                "learn: these %s steps train nothing: no round of round_steps=%s ends before the last step, where "
+                "the learning rate is 0: call learn with more steps, or lower round_steps",
                 *(f"{end - now:,}", f"{every:,}"),
             )
 

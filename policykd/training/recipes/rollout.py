@@ -76,8 +76,8 @@ class LearnFromRollouts:
         steps = max(0, end - run.num_timesteps)
         if 0 < -(-steps // run.steps_at_once) < rollout.steps - rollout.position:
             log.warning(
-                "learn: nothing is learnt in these %s steps: a rollout of n_steps=%s takes %s, all learners of a group "
-                "together: give learn more steps, or lower n_steps",
+                "learn: these %s steps train nothing: a rollout of n_steps=%s takes %s over all learners of a group: "
+                "call learn with more steps, or lower n_steps",
                 *(f"{number:,}" for number in (steps, rollout.steps, rollout.steps * run.steps_at_once)),
             )
 
