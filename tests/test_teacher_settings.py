@@ -234,7 +234,7 @@ def test_the_tasks_reward_cannot_be_left_out_where_nothing_else_is_learnt_from()
         TeacherStudent(POINT, expert, method="kickstarting", backbone="td3", config=config)
     unpaid = TeacherStudent(POINT, expert, method="n_distill", config={**ROLL, "environment_reward": False})
     assert not unpaid.recipe.pays
-    with pytest.raises(PolicyKDError, match="environment_reward=False is not for fine_tune"):
+    with pytest.raises(PolicyKDError, match="environment_reward=False does not apply to fine_tune"):
         unpaid.fine_tune(0, config={"environment_reward": False})
     assert unpaid.method_name == "n_distill"
     assert unpaid.fine_tune(0).recipe.pays and unpaid.config.environment_reward is False
