@@ -229,7 +229,7 @@ def test_kl_target_is_what_held_kl_aims_at():
 
 
 def test_the_tasks_reward_cannot_be_left_out_where_nothing_else_is_learnt_from():
-    with pytest.raises(PolicyKDError, match=r"environment_reward: kickstarting beside td3 .*: use ppo"):
+    with pytest.raises(PolicyKDError, match=r"environment_reward: kickstarting with td3 .*: use ppo"):
         config = {**REPLAY, "environment_reward": False}
         TeacherStudent(POINT, expert, method="kickstarting", backbone="td3", config=config)
     unpaid = TeacherStudent(POINT, expert, method="n_distill", config={**ROLL, "environment_reward": False})
