@@ -348,7 +348,7 @@ def test_a_group_that_acts_as_one_is_whole_or_refused(spec):
     assert read_scores(cell, [*rows, *group]).as_one["group"].shape == (5,)
     for change, said in (
         ({"seed": 99}, "has a row for group, seed 99"),
-        ({"phase": "grup"}, "has a row of grup"),
+        ({"phase": "grup"}, "has a row for grup"),
         ({"mean": float("inf")}, "not a number"),
         ({"seed": 1}, "lacks evaluations"),
     ):

@@ -325,11 +325,13 @@ def test_results_that_cannot_be_written_do_not_stop_the_others(instant, monkeypa
         save(self, cell, result)
 
     monkeypatch.setattr(Results, "save", full)
-    with pytest.raises(PolicyKDError, match=r"independent-td3: .*No space left on device; make room and run it again"):
+    with pytest.raises(
+        PolicyKDError, match=r"independent-td3: .*No space left on device; free some space and run it again"
+    ):
         run_matrix(file, MatrixOptions(jobs=1))
     assert rows("mutual") and not Path("results/tiny/PolicyKD-PointReach-v0/independent.csv").exists()
     said = capsys.readouterr().out
-    assert "independent-td3: FAILED: cannot keep its result: [Errno 28] No space left" in said
+    assert "independent-td3: FAILED: cannot write its result: [Errno 28] No space left" in said
     assert "independent-td3: done" not in said and "(1 of 2 cells, 1 failed" in said
 
 

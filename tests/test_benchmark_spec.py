@@ -134,7 +134,7 @@ def test_utd_is_updates_per_environment_step_of_a_group_however_often_updates_co
     [
         ({"learning_starts": 30}, "learning_starts=30 follows from random_steps"),
         ({"gradient_steps": 7}, "gradient_steps=7 follows from random_steps and utd"),
-        ({"vary": {"gradient_steps": [1, 3]}}, "utd=1 is the group's"),
+        ({"vary": {"gradient_steps": [1, 3]}}, "utd=1 applies to the whole group"),
     ],
 )
 def test_budgets_do_not_override_a_tasks_own_settings(settings, says):

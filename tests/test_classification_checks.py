@@ -228,7 +228,7 @@ def test_networks_are_refused_before_anything_is_trained():
             make().fit((INPUTS, LABELS))
     student = net(8)
     for line, given in {
-        "teacher: it shares weights with the student": {"student": student, "teacher": student},
+        "teacher: shares weights with the student": {"student": student, "teacher": student},
         "student: expected a torch module, got str": {"student": "net"},
         "method: expected a name or a subclass of .*Method, got 3": {"method": 3},
         "optimizer: 'adm' is unknown; nearest: adam": {"config": {"optimizer": "adm"}},

@@ -186,7 +186,7 @@ def test_run_folders_and_checkpoints(tmp_path):
     make(tmp_path / "run").fit((INPUTS, LABELS))
     with pytest.raises(PolicyKDError, match="exists and is not empty"):
         make(tmp_path / "run")
-    with pytest.raises(PolicyKDError, match="another shape than the saved one"):
+    with pytest.raises(PolicyKDError, match="differs in shape from the saved one"):
         Distiller.load(tmp_path / "run", net(9), net(16))
     with pytest.raises(PolicyKDError, match="the teacher is not the one"):
         Distiller.load(tmp_path / "run", net(8), net(16, seed=7))

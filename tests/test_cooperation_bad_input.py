@@ -139,7 +139,9 @@ def test_settings(changes, message):
 def test_one_hot_groups_are_had_whole_or_not_at_all():
     part = (TABLE.drop(columns=["colour=red"]), LABELS)
     cooperation = CooperativeDistillation([TREE, TREE], one_hot=[COLOURS])
-    refused("has 'colour=blue' without ['colour=red']: give it all or none", lambda: cooperation.fit([GOOD, part]))
+    refused(
+        "has 'colour=blue' without ['colour=red']: give it all of them or none", lambda: cooperation.fit([GOOD, part])
+    )
 
 
 def test_validation_data():

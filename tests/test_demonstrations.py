@@ -236,7 +236,7 @@ def test_what_a_teacher_is_loaded_from_demonstrates(tmp_path):
     np.testing.assert_allclose(
         demonstrate(module, POINT, 1).actions, demonstrate(Teacher.load(module, POINT), POINT, 1).actions
     )
-    with pytest.raises(PolicyKDError, match="demonstrations: a int is no expert"):
+    with pytest.raises(PolicyKDError, match="demonstrations: a int is not an expert"):
         demonstrate(3, POINT, 1)
 
 

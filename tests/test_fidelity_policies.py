@@ -56,7 +56,9 @@ def test_report_with_a_control(tmp_path):
 def test_a_control_of_another_task_is_refused():
     student = TeacherStudent(POINT, expert, config=COPY)
     other = TeacherStudent("Pendulum-v1", None, config=COPY)
-    with pytest.raises(PolicyKDError, match="the control is of Pendulum-v1, the student of PolicyKD/PointReach-v0"):
+    with pytest.raises(
+        PolicyKDError, match="the control is for Pendulum-v1, but the student for PolicyKD/PointReach-v0"
+    ):
         report(student, 0, control=other)
 
 
@@ -146,7 +148,7 @@ def test_peers_are_compared_at_own_states_and_at_each_others(monkeypatch):
         assert found[name].distance == pytest.approx(distance, rel=1e-5) and found[name].agreement == agreement
         assert np.isnan(found[name].kl)
     assert found["own_states_0"].distance != found["peer_states_0"].distance
-    with pytest.raises(PolicyKDError, match="the control has groups of 3, the run of 2"):
+    with pytest.raises(PolicyKDError, match="the control has groups of 3, the run has 2"):
         peers.report(agent, control=DualStudent(POINT, config=TINY, method="independent", peers=3))
     with pytest.raises(PolicyKDError, match="have no peers"):
         peers.fidelity(DualStudent(POINT, config=TINY, method="independent", peers=1))

@@ -85,7 +85,7 @@ def test_hdf5_is_read_as_far_as_its_bytes_go(tmp_path):
     path = tmp_path / "log.hdf5"
     with h5py.File(path, "w") as file:
         file.create_dataset("observations", (2**28, 5), "f4", chunks=(1024, 5))
-    refused(lambda: LoggedStates.read(path), path, "more than they may")
+    refused(lambda: LoggedStates.read(path), path, "more than allowed")
     with h5py.File(path, "w") as file:
         file["observations"] = 3.0
     refused(lambda: LoggedStates.read(path), path, "no array")

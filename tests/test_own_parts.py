@@ -82,7 +82,7 @@ def test_objects_learn_are_saved_by_name_and_resume_bit_for_bit(tmp_path):
     assert torch.equal(again.learner.actor, whole.learner.actor)
     folder = tmp_path / "run" / "own_curious-own_mean_td3" / "PolicyKD-PointReach-v0_1"
     assert (folder / "best_model.safetensors").is_file() and not (folder / "best_model.zip").exists()
-    with pytest.raises(PolicyKDError, match="has no twin in Stable-Baselines3: use onnx or torchscript"):
+    with pytest.raises(PolicyKDError, match="has no equivalent in Stable-Baselines3: use onnx or torchscript"):
         again.to_sb3(0)
 
 

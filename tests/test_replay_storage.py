@@ -109,7 +109,9 @@ def test_what_half_precision_cannot_hold_is_refused_and_never_becomes_infinity(s
         batch = replay.sample(30, generators(1), recent=1)
         assert (batch[0], batch[2])[place].unique().tolist() == [sign * 65504.0]
         assert batch.rewards.unique().tolist() == [float(np.float32(1e30))]
-    with pytest.raises(PolicyKDError, match=r'observation of 65520 is beyond float16.*buffer_dtype="float32"'):
+    with pytest.raises(
+        PolicyKDError, match=r'observation of 65520 exceeds the maximum of float16.*buffer_dtype="float32"'
+    ):
         add(65520.0)
     assert replay.size == 2
 

@@ -219,7 +219,9 @@ def test_a_normaliser_is_given_as_a_file_or_an_environment_that_has_one():
     teacher = Teacher.load(model.policy, task, vecnormalize=VecMonitor(env))
     np.testing.assert_allclose(teacher.predict(RAW)[0], wanted(model, env, RAW), atol=1e-5)
     for other in (True, env.obs_rms, DummyVecEnv([task])):
-        with pytest.raises(PolicyKDError, match=f"vecnormalize: got a {type(other).__name__}; a file, a live VecNorm"):
+        with pytest.raises(
+            PolicyKDError, match=f"vecnormalize: got a {type(other).__name__}; it must be a file, a live VecNorm"
+        ):
             Teacher.load(model, task, vecnormalize=other)
 
 

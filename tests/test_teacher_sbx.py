@@ -120,7 +120,7 @@ def test_what_is_not_known_is_refused(tmp_path, old, new, said):
 def test_an_activation_that_is_given_stands_for_one_that_is_not_known(tmp_path, algorithm, name, other, activation):
     path = changed(tmp_path, algorithm, lambda content: content.replace(name, other))
     saved = np.load(agent(algorithm).with_suffix(".npz"))
-    with pytest.raises(PolicyKDError, match=f"{other.decode().strip(chr(4))} of jax.* or say activation="):
+    with pytest.raises(PolicyKDError, match=f"{other.decode().strip(chr(4))} of jax.* or give activation="):
         Teacher.load(path, TASKS[algorithm])
     acted, _ = Teacher.load(path, TASKS[algorithm], activation=activation).predict(saved["observations"])
     np.testing.assert_allclose(acted, saved["actions"], atol=1e-5)

@@ -229,12 +229,12 @@ def test_kl_target_is_what_held_kl_aims_at():
 
 
 def test_the_tasks_reward_cannot_be_left_out_where_nothing_else_is_learnt_from():
-    with pytest.raises(PolicyKDError, match=r"environment_reward: kickstarting beside td3 .*: use ppo"):
+    with pytest.raises(PolicyKDError, match=r"environment_reward: kickstarting with td3 .*: use ppo"):
         config = {**REPLAY, "environment_reward": False}
         TeacherStudent(POINT, expert, method="kickstarting", backbone="td3", config=config)
     unpaid = TeacherStudent(POINT, expert, method="n_distill", config={**ROLL, "environment_reward": False})
     assert not unpaid.recipe.pays
-    with pytest.raises(PolicyKDError, match="environment_reward=False is not for fine_tune"):
+    with pytest.raises(PolicyKDError, match="environment_reward=False does not apply to fine_tune"):
         unpaid.fine_tune(0, config={"environment_reward": False})
     assert unpaid.method_name == "n_distill"
     assert unpaid.fine_tune(0).recipe.pays and unpaid.config.environment_reward is False

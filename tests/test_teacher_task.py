@@ -88,11 +88,11 @@ def test_a_wrapper_that_only_the_task_can_apply_is_refused_with_advice(tmp_path,
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"vec_env_wrapper": "[{my_mod.ScaleObs: {k: 3}}]"}, "in ScaleObs(k=3) (my_mod.ScaleObs), and only the task"),
+        ({"vec_env_wrapper": "[{my_mod.ScaleObs: {k: 3}}]"}, "in ScaleObs(k=3) (my_mod.ScaleObs), which only the task"),
         ({"vec_env_wrapper": "stable_baselines3.common.vec_env.VecMonitor"}, None),
         ({"vec_env_wrapper": "[{stable_baselines3.common.vec_env.VecFrameStack: {n_stack: 4}}]"}, "on 4 stacked"),
         ({"frame_stack": "'4'"}, "was trained on 4 stacked observations"),
-        ({"frame_stack": "four"}, "config.yml has a frame_stack that is no number: 'four'"),
+        ({"frame_stack": "four"}, "config.yml has a frame_stack that is not a number: 'four'"),
     ],
 )
 def test_what_wraps_the_vector_of_environments_counts(tmp_path, caplog, config, said):
@@ -107,7 +107,7 @@ def test_what_wraps_the_vector_of_environments_counts(tmp_path, caplog, config, 
 
 def test_env_kwargs_that_are_a_text_are_one_line(tmp_path):
     folder, _ = pendulum_agent(tmp_path, [], [("env_kwargs", "\"{'g': 5.0}\"")], wrap=lambda env: env)
-    assert "args.yml has env_kwargs that are no settings: \"{'g': 5.0}\"" in refused(folder)
+    assert "args.yml has env_kwargs that are not settings: \"{'g': 5.0}\"" in refused(folder)
 
 
 class FrameSkip(gym.Wrapper):
@@ -133,15 +133,15 @@ def test_options_of_the_tasks_own_wrapper_are_the_trainings(tmp_path, caplog):
         return lambda: gym.wrappers.RescaleAction(FrameSkip(gym.make("Pendulum-v1"), **options), least, 1)
 
     Teacher.load(folder, task(skip=8))
-    assert "which it does not say" not in caplog.text
-    assert "was trained in FrameSkip(skip=8), and the task's FrameSkip has skip=4" in refused(folder, task())
+    assert "which cannot be read from it" not in caplog.text
+    assert "was trained in FrameSkip(skip=8), but the task's FrameSkip has skip=4" in refused(folder, task())
     assert "the task's RescaleAction has min_action=-1" in refused(folder, task(-1, skip=8))
 
     config = folder / "Pendulum-v1" / "config.yml"
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace(zoos, "[{policykd_envs.wrappers.SelectObservation: {columns: [2, 0, 1]}}]"))
     Teacher.load(folder, lambda: SelectObservation(gym.make("Pendulum-v1"), (2, 0, 1)))
-    assert "which it does not say" not in caplog.text
+    assert "which cannot be read from it" not in caplog.text
 
     class Own(FrameSkip):
         def __init__(self, env, number):
@@ -149,7 +149,8 @@ def test_options_of_the_tasks_own_wrapper_are_the_trainings(tmp_path, caplog):
 
     config.write_text(text.replace(zoos, "[{my_mod.Own: {number: 8}}]"))
     Teacher.load(folder, lambda: Own(gym.make("Pendulum-v1"), 8))
-    assert "was trained in Own(number=8): see that the task's has the same number, which it does not say" in caplog.text
+    said = "was trained in Own(number=8): check that the task's has the same number, which cannot be read from it"
+    assert said in caplog.text
 
 
 def test_a_task_in_the_same_wrapper_or_an_observation_map_is_accepted(tmp_path):

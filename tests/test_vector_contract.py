@@ -102,7 +102,9 @@ def test_copies_in_processes_that_share_no_memory_are_refused_where_they_end_an_
     def make(num_envs, **options):
         return AsyncVectorEnv([Counting] * num_envs, context="fork", shared_memory=False, **options)
 
-    with pytest.raises(PolicyKDError, match=r"no transition: make it with shared_memory=True, or AutoresetMode\.SAME"):
+    with pytest.raises(
+        PolicyKDError, match=r"not a transition: make it with shared_memory=True, or AutoresetMode\.SAME"
+    ):
         find_vector(make)
     agent = trained(partial(make, autoreset_mode=SAME_STEP), n_envs=1)
     agent.get_env().close()

@@ -127,7 +127,7 @@ def test_what_is_no_divergence_is_one_line():
     with pytest.raises(PolicyKDError, match="or a function, not 3"):
         divergence_of(3)
     assert divergence_of(l1) is l1 and divergence_of("mse") is mse
-    with pytest.raises(PolicyKDError, match="divergence: compares Gaussians, and"):
+    with pytest.raises(PolicyKDError, match="divergence: compares Gaussians, but"):
         Distiller(net(8), net(16), config={**FAST, "divergence": "wasserstein2"}).fit(problem())
     with pytest.raises(ValueError, match=r"divergence needs one number for each of \(2,\), got \(2, 2\)"):
         distance(Outputs(OWN), Outputs(TARGET), lambda own, target: own.logits)
