@@ -275,7 +275,7 @@ def test_a_folder_of_runs_says_which_there_are(tmp_path):
 
 def test_another_task_of_another_shape_is_named(tmp_path):
     DualStudent(POINT, config=TINY).save(tmp_path / "agent")
-    said = f"do not fit DDPG of this shape: it was trained on {POINT}, which Pendulum-v1 is not"
+    said = f"do not fit this DDPG: it was trained on {POINT}, which Pendulum-v1 is not"
     with pytest.raises(PolicyKDError, match=said):
         DualStudent.load(tmp_path / "agent", env="Pendulum-v1")
 

@@ -560,7 +560,7 @@ def test_a_method_of_ones_own_without_a_loss_to_learn_from_is_one_line(gives):
             {"alpha_schedule": lambda progress: 3 * progress},
             r"alpha_schedule\(0.75\) gives 2.25, times alpha=0.5 above 1",
         ),
-        ({"alpha_schedule": lambda progress: 0.6 - progress}, r"alpha_schedule\(0.75\) gives -0.15.* from 0 up"),
+        ({"alpha_schedule": lambda progress: 0.6 - progress}, r"alpha_schedule\(0.75\) returned -0.15.* >= 0"),
     ],
 )
 def test_parts_of_ones_own_that_cannot_work_are_told_before_anything_is_trained(own, words):

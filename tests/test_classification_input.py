@@ -257,7 +257,7 @@ def test_npz_and_folders_of_images(tmp_path):
     splits = data.load(str(tmp_path / "images"))
     assert splits.shape == (3, 6, 5) and splits.classes == 2 and len(splits.test.labels) == 8
     (tmp_path / "images" / "test" / "cats").mkdir()
-    with pytest.raises(PolicyKDError, match=r"the test part of .*images has a class 'cats' .* not; nearest: cat"):
+    with pytest.raises(PolicyKDError, match=r"the test part of .*images has a class 'cats' .* lacks; nearest: cat"):
         data.load(str(tmp_path / "images"))
     (tmp_path / "images" / "test" / "cats").rmdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "images" / "train" / "cat" / "9.png")

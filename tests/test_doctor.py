@@ -421,7 +421,7 @@ def test_what_cannot_be_asked_is_one_line():
 def test_a_teacher_that_remembers_is_refused():
     teacher = Teacher.load(controller(), POINT)
     teacher.policy = teacher.policy.changed(step=lambda *_: None)
-    with pytest.raises(PolicyKDError, match="is recurrent"):
+    with pytest.raises(PolicyKDError, match="has memory"):
         diagnose(teacher, POINT, **TEACHER_ALONE)
 
 

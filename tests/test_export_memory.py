@@ -98,7 +98,7 @@ def test_the_fast_policy_is_the_student_along_episodes(student, by):
     again = [policy.predict(rows[1], before)[0] for _ in range(2)]  # a state that was handed in stays as it is
     np.testing.assert_array_equal(*again)
     np.testing.assert_array_equal(kept, before[0])
-    with pytest.raises(PolicyKDError, match="is recurrent: use predict"):
+    with pytest.raises(PolicyKDError, match="has memory: use predict"):
         policy(rows[0, 0])
     with pytest.raises(PolicyKDError, match="the state has shape"):
         policy.predict(rows[0][:1], before)

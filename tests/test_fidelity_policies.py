@@ -65,7 +65,10 @@ def test_a_control_of_another_task_is_refused():
 def test_a_control_of_another_recipe_is_refused():
     """SAC's Gaussians are before tanh: a KL from the teacher's in PPO's units would be no number."""
     student = TeacherStudent(POINT, expert, config=COPY)
-    for backbone, config, said in (("sac", {}, "is of sac, the student of ppo"), ("ppo", {"history": 2}, "remembers")):
+    for backbone, config, said in (
+        ("sac", {}, "is for sac, but the student for ppo"),
+        ("ppo", {"history": 2}, "has memory"),
+    ):
         small = {"n_eval_episodes": 0}
         with pytest.raises(PolicyKDError, match=f"the control {said}"):
             report(student, 0, control=TeacherStudent(POINT, None, backbone=backbone, config={**small, **config}))

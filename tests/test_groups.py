@@ -89,7 +89,7 @@ def test_a_task_names_its_groups():
     assert groups_of(find_task(POINT).make()) == {}
     groups = {"robot/joints": (0, 1), "robot/gait": (2,), "goal": (3,)}
     assert columns_of("x", ["goal", "robot", 1], groups) == (3, 0, 1, 2, 1)
-    with pytest.raises(PolicyKDError, match="no group 'gaol' of observations; nearest: goal"):
+    with pytest.raises(PolicyKDError, match="no observation group 'gaol'; nearest: goal"):
         columns_of("x", ["gaol"], groups)
 
 

@@ -189,8 +189,8 @@ def test_what_only_rollouts_can_do_is_not_left_out_off_policy(columns):
 
 
 OWN_NETWORKS = [
-    (torch.nn.Linear, "network: made a Linear, which has no parameter_count, initialise: docs/extending/network"),
-    (lambda inputs: None, "network: of .4, 2. raised TypeError"),
+    (torch.nn.Linear, "network: returned a Linear, which has no parameter_count, initialise: docs/extending/network"),
+    (lambda inputs: None, "network: called with .4, 2., it raised TypeError"),
     (lambda i, o: MLP((i, 4, o + 1)), r"on inputs .1, 16, 4. must return .1, 16, 2., and returned .1, 16, 3."),
     (lambda i, o: MLP((i + 1, 4, o)), r"network: on inputs .1, 16, 4. raised (Value|Runtime)Error"),
 ]

@@ -46,7 +46,7 @@ def test_a_class_that_the_teacher_rules_out_adds_nothing_to_the_kl():
 
 
 def test_kl_refuses_other_shapes():
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="equal shape"):
         categorical_kl(random(4, 3), random(4, 1))
 
 

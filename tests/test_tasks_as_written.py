@@ -482,7 +482,7 @@ def test_a_run_whose_task_fails_says_whose_it_was_and_keeps_the_learners(tmp_pat
         agent.learn(120)
     text = str(error.value)
     assert said in text and "at step 25 of learner 1 (seed 0, peer 1); " in text and "\n" not in text
-    assert "go on from the last checkpoint with load() in Python, or --resume of the command policykd" in text
+    assert "resume from the last checkpoint with load() in Python, or --resume of the command policykd" in text
     stopped = DualStudent.load(tmp_path / "run" / "stopped.safetensors", env=falls("never"))
     assert stopped.num_timesteps == 48 and (stopped.learner.actor == agent.learner.actor).all()
     Falls.fails = None  # the task is mended

@@ -244,7 +244,7 @@ def test_networks_that_are_no_mlp_are_refused(tmp_path, refused):
 def test_options_that_do_not_fit_are_named(tmp_path, refused):
     agent("SAC").save(tmp_path / "agent.zip")
     assert "algorithm: 'SACC' is unknown; nearest: SAC" in refused(tmp_path / "agent.zip", algorithm="sacc")
-    assert "not those of PPO, but of squashed" in refused(tmp_path / "agent.zip", algorithm="ppo")
+    assert "the tensors are those of squashed, not of PPO" in refused(tmp_path / "agent.zip", algorithm="ppo")
     assert "activation: 'Rleu' is unknown; nearest: ReLU" in refused(tmp_path / "agent.zip", activation="Rleu")
     assert Teacher.load(tmp_path / "agent.zip", algorithm="sac").action_size == 2
 

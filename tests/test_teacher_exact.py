@@ -333,7 +333,7 @@ def test_settings_that_are_not_known_are_refused(tmp_path):
     model = PPO(Scaling, Lopsided(), policy_kwargs={"net_arch": [4], "gain": 3.0}, seed=0, device="cpu")
     model.policy_class = ActorCriticPolicy  # the text of its class is hidden
     model.save(tmp_path / "agent.zip")
-    assert "policy_kwargs gain=3.0, which is not known" in refused(tmp_path / "agent.zip")
+    assert "policy_kwargs gain=3.0, which is unknown" in refused(tmp_path / "agent.zip")
 
 
 def test_a_zip_without_its_settings_is_refused(tmp_path):

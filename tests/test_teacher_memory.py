@@ -78,7 +78,7 @@ def test_a_recurrent_teacher_with_values_teaches_by_them(method):
     config |= {"teacher_episodes": 2, "allow_weak_teacher": True, "distill_batch_size": 8}
     students = TeacherStudent(Remember, recurrent(enable_critic_lstm=False), method=method, config=config)
     assert students.learn(128).recipe.n_updates > 0
-    with pytest.raises(PolicyKDError, match="it is recurrent, and values are needed for single states"):
+    with pytest.raises(PolicyKDError, match="it has memory, and values are needed for single states"):
         TeacherStudent(Remember, recurrent(), method=method, config=config)
 
 
@@ -153,13 +153,13 @@ def test_a_student_of_a_recurrent_teacher_goes_on_exactly(tmp_path):
 
 def test_a_recurrent_teacher_labels_no_single_states():
     agent = TeacherStudent(Remember, recurrent(), config=TEACHING)
-    with pytest.raises(PolicyKDError, match="is recurrent"):
+    with pytest.raises(PolicyKDError, match="has memory"):
         agent.panel.answer(torch.zeros(1, 2, 1))
 
 
 @pytest.mark.parametrize("asked", [{"method": "value_gated"}, {"config": {**TEACHING, "distill_value_coef": 1.0}}])
 def test_why_a_recurrent_teacher_has_no_value_is_said(asked):
-    with pytest.raises(PolicyKDError, match="that can be used: it is recurrent, and values are needed for single"):
+    with pytest.raises(PolicyKDError, match="that can be used: it has memory, and values are needed for single"):
         TeacherStudent(Remember, recurrent(), **{"config": TEACHING, **asked})
 
 

@@ -125,7 +125,7 @@ def test_statistics_that_may_be_an_off_policy_agents_are_not_passed_over(tmp_pat
         off.start_time = 3
         off.save(tmp_path / f"{stem}.zip")
     env.save(tmp_path / f"{statistics}.pkl")
-    with pytest.raises(PolicyKDError, match=rf"{statistics}.pkl may hold the statistics of {name}.zip: say vecnorm"):
+    with pytest.raises(PolicyKDError, match=rf"{statistics}.pkl may hold the statistics of {name}.zip: give vecnorm"):
         Teacher.load(tmp_path / f"{name}.zip", task)
     assert not Teacher.load(tmp_path / f"{name}.zip", task, vecnormalize=False).missing_normaliser
     if owner is not None:

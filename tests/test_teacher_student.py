@@ -551,8 +551,8 @@ def test_values_are_distilled_beside_rl_off_policy_too(critic_teacher, backbone)
         ({"config": {"divergence": "nll"}, "backbone": "td3"}, "nll compares Gaussians, but the student is determ"),
         ({"config": {"distill_value_coef": 1.0}}, "has no value to distil"),
         ({"config": {"temperature": 0.0}}, "temperature=0.0 must be positive"),
-        ({"config": {"scale_free": False}}, "scale_free=False is for peers"),
-        ({"backbone": "sac", "config": {"vary": {"learning_rate": (1e-3, 3e-4)}}}, "vary=.* is for peers"),
+        ({"config": {"scale_free": False}}, "scale_free=False applies to peers"),
+        ({"backbone": "sac", "config": {"vary": {"learning_rate": (1e-3, 3e-4)}}}, "vary=.* applies to peers"),
         (
             {"config": {"distill_schedule": "held_kl"}},
             "held_kl weighs the teacher against RL, but dagger has no RL loss",

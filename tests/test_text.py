@@ -383,7 +383,7 @@ def test_a_teacher_of_other_classes_is_refused_before_training(folder, tmp_path,
     lines = "".join(f"{text}\t{('bad', 'good')[label]}\n" for text, label in zip(*reviews(20, 5)[::2], strict=True))
     data = write(tmp_path / "data", "sentence\tlabel\n" + lines, "sentence\tlabel\n" + lines)
     for names, line in (
-        (["happy", "sad"], "the data have bad, good and the teacher happy, sad: choose another teacher"),
+        (["happy", "sad"], "the data have bad, good, but the teacher has happy, sad: choose another teacher"),
         (None, "has no trained head of 2 classes: fine-tune it first"),
     ):
         teacher = folder if names is None else named_teacher(folder, tmp_path / "teacher", names)

@@ -63,7 +63,7 @@ class Policy:
             return self._act(observation)
         array = self._view.flat(observation)
         if self._plain.width or (self._plain.state_size and array.shape[-1] == self._view.size):
-            raise PolicyKDError("policy: is recurrent: use predict(observation, state, episode_start)")
+            raise PolicyKDError("policy: has memory: use predict(observation, state, episode_start)")
         return self.predict(array)[0]
 
     def predict(

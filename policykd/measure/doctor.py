@@ -108,7 +108,7 @@ def diagnose(
     view, read = views_of(task.make, student_observations, teacher_observations, observation_groups or {}, history)
     teacher = _load(teacher, env, read.map, trust)
     if teacher.remembers:
-        raise PolicyKDError(f"doctor: teacher {teacher.source} is recurrent: it cannot label single states")
+        raise PolicyKDError(f"doctor: teacher {teacher.source} has memory: it cannot label single states")
     asked = {"n_episodes": n_episodes, "updates": updates, "seed": seed}
     n_episodes, updates, seed = (as_type(name, number, int) for name, number in asked.items())
     require(n_episodes >= 4, "n_episodes", n_episodes, "must be at least 4")

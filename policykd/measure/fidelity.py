@@ -98,7 +98,7 @@ def report(
             if other != own:  # Gaussians of another backbone may be in other units than the teacher's here
                 raise PolicyKDError(f"fidelity: the control is for {other}, but the student for {own}")
         if control.remembers:
-            raise PolicyKDError("fidelity: compares at single states, but the control is recurrent")
+            raise PolicyKDError("fidelity: compares at single states, but the control has memory")
     rows = []
     for split, (states, teacher) in _labelled_states(agent, learner, steps, seed).items():
         rows.append(Row(split, "student", asdict(_compare(agent, learner, states, teacher, tolerance))))
@@ -116,7 +116,7 @@ def _labelled_states(
     if agent.panel is None:
         raise PolicyKDError("fidelity: the agent has no teacher: load(path, teacher=...)")
     if agent.remembers or agent.panel.remembers:
-        raise PolicyKDError("fidelity: compares at single states, but student or teacher is recurrent")
+        raise PolicyKDError("fidelity: compares at single states, but student or teacher has memory")
     drivers: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "student_states": lambda full: student_actions(agent, learner, full),
         "teacher_states": lambda full: _teacher_outputs(agent, full).actions[0].numpy(),

@@ -133,7 +133,7 @@ def needs_memory(source: str) -> Callable[[Tensor], tuple[Tensor, Tensor | None]
 
     def gaussian(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         raise PolicyKDError(
-            f"teacher: {source} is recurrent, so it cannot label single states: use "
+            f"teacher: {source} has memory, so it cannot label single states: use "
             "predict(observation, state=..., episode_start=...), score(...) or TeacherStudent"
         )
 

@@ -105,7 +105,7 @@ def check_method(
         )
     if panel is None:
         return
-    why = " that can be used: it is recurrent, and values are needed for single states" if panel.remembers else ""
+    why = " that can be used: it has memory, and values are needed for single states" if panel.remembers else ""
     if (method.weight is not None or method.reward == "value") and not panel.has_value:
         raise PolicyKDError(f"method: {name} needs a teacher with a value, but {panel.source} has none{why}")
     if config.distill_value_coef > 0 and not panel.has_value:
