@@ -300,6 +300,32 @@ def test_what_is_said_of_peers_that_differ_in_their_updates():
     assert f"({rates.split()[0]} by `trained`" in protocol
 
 
+def test_what_is_said_of_peers_that_differ_in_their_discount():
+    cells = {row: of for (task, row), of in groups_of("peers_gammas").items() if task == "Swimmer-v5"}
+    found = {row: of[4] if of[5] == "-" else of[5] for row, of in cells.items()}
+    page, solved = text("BENCHMARK.md"), {}
+    for row, shown, updates in (
+        ("single_2", "one agent, 0.99", 2),
+        ("single_2_9999", "one agent, 0.9999", 2),
+        ("pair_share", "two peers with one discount each that share a replay (`pair_share`)", 8),
+        ("gammas_share", "most steps for the best (`gammas_share`)", 8),
+        ("gammas_mutual", "the same with uniform distillation (`gammas_mutual`)", 8),
+        ("gammas_best", "the same, all others copy the best (`gammas_best`)", 8),
+    ):
+        rows = pd.read_csv(ROOT / f"results/peers_gammas/Swimmer-v5/{row}.csv")
+        solved[row] = int((rows[rows.phase == ("final" if "single" in row else "trained")]["return"] > 200).sum())
+        assert f"{shown} | {updates} | {found[row]} | {solved[row]} |" in page
+    means, errors = ({row: number(cell.split()[part]) for row, cell in found.items()} for part in (0, 2))
+    groups = [row for row in means if not row.startswith("single")]
+    assert all(means["single_2"] + errors["single_2"] < means[row] < means["single_2_9999"] for row in groups)
+    for row in ("single_2", "single_2_9999", "pair_share"):
+        assert found[row] in text("docs/peers.md")
+    times = [means[row] / means["single_2"] for row in groups]
+    assert min(times) >= 2 and max(times) < 4.2 and "return two to four times what one agent" in page
+    assert max(groups, key=means.get) == "pair_share"
+    assert abs(means["gammas_mutual"] - means["gammas_share"]) < errors["gammas_share"], "no difference shown"
+
+
 def regimes():
     """The cells of the regimes' table, by task and row, from the mean of the peers on."""
     return {key: cells[4:8] for key, cells in groups_of("peers_regimes").items()}
