@@ -318,6 +318,11 @@ def test_what_is_said_of_peers_that_differ_in_their_discount():
     means, errors = ({row: number(cell.split()[part]) for row, cell in found.items()} for part in (0, 2))
     groups = [row for row in means if not row.startswith("single")]
     assert all(means["single_2"] + errors["single_2"] < means[row] < means["single_2_9999"] for row in groups)
+    cheetah = {row: of for (task, row), of in groups_of("peers_gammas").items() if task == "HalfCheetah-v5"}
+    pair, one = cheetah["pair_share"][5], cheetah["single_2"][4]
+    assert f"`pair_share` returns {pair}, one agent with 0.99 and two updates {one}." in page
+    assert number(pair) > number(one) - number(one.split()[2]), "it passes"
+    assert f"such a pair returns {pair}" in text("docs/peers.md")
     for row in ("single_2", "single_2_9999", "pair_share"):
         assert found[row] in text("docs/peers.md")
     times = [means[row] / means["single_2"] for row in groups]
