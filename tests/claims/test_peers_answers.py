@@ -284,7 +284,7 @@ def test_what_is_said_of_beginning_anew():
 
 
 def test_what_is_said_of_peers_that_differ_in_their_updates():
-    found = {key: cells[4] if cells[5] == "-" else cells[5] for key, cells in groups_of("peers_paces").items()}
+    found = returns_of("peers_paces")
     page, protocol = text("BENCHMARK.md"), text("experiments/peers/protocol.md")
     for shown, row in (
         ("one agent, one update", "single"),
@@ -301,9 +301,8 @@ def test_what_is_said_of_peers_that_differ_in_their_updates():
 
 
 def test_what_is_said_of_peers_that_differ_in_their_discount():
-    cells = {row: of for (task, row), of in groups_of("peers_gammas").items() if task == "Swimmer-v5"}
-    found = {row: of[4] if of[5] == "-" else of[5] for row, of in cells.items()}
-    page, solved = text("BENCHMARK.md"), {}
+    returns, page = returns_of("peers_gammas"), text("BENCHMARK.md")
+    found = {row: cell for (task, row), cell in returns.items() if task == "Swimmer-v5"}
     for row, shown, updates in (
         ("single_2", "one agent, 0.99", 2),
         ("single_2_9999", "one agent, 0.9999", 2),
@@ -313,13 +312,12 @@ def test_what_is_said_of_peers_that_differ_in_their_discount():
         ("gammas_best", "the same, all others copy the best (`gammas_best`)", 8),
     ):
         rows = pd.read_csv(ROOT / f"results/peers_gammas/Swimmer-v5/{row}.csv")
-        solved[row] = int((rows[rows.phase == ("final" if "single" in row else "trained")]["return"] > 200).sum())
-        assert f"{shown} | {updates} | {found[row]} | {solved[row]} |" in page
+        solved = (rows[rows.phase == ("final" if "single" in row else "trained")]["return"] > 200).sum()
+        assert f"{shown} | {updates} | {found[row]} | {solved} |" in page
     means, errors = ({row: number(cell.split()[part]) for row, cell in found.items()} for part in (0, 2))
     groups = [row for row in means if not row.startswith("single")]
     assert all(means["single_2"] + errors["single_2"] < means[row] < means["single_2_9999"] for row in groups)
-    cheetah = {row: of for (task, row), of in groups_of("peers_gammas").items() if task == "HalfCheetah-v5"}
-    pair, one = cheetah["pair_share"][5], cheetah["single_2"][4]
+    pair, one = (returns["HalfCheetah-v5", row] for row in ("pair_share", "single_2"))
     assert f"`pair_share` returns {pair}, one agent with 0.99 and two updates {one}." in page
     assert number(pair) > number(one) - number(one.split()[2]), "it passes"
     assert f"such a pair returns {pair}" in text("docs/peers.md")
@@ -377,6 +375,11 @@ def groups_of(name: str):
     """The cells of a matrix's table of every way to use a group, by task and row."""
     lines = (ROOT / f"results/{name}/table.md").read_text(encoding="utf-8").splitlines()
     return {(cells[0][2:], cells[2]): cells for line in lines if len(cells := line.split(" | ")) > 7}
+
+
+def returns_of(name: str):
+    """What a matrix's groups return by their best in training, and its single agents, by task and row."""
+    return {key: cells[4] if cells[5] == "-" else cells[5] for key, cells in groups_of(name).items()}
 
 
 def test_what_is_said_of_equal_settings_and_four_rates_at_the_gate():
